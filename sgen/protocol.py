@@ -1,0 +1,209 @@
+"""What crosses the line between the language and an engine: requests in, chunks out.
+
+A leaf module of msgspec Structs (and of the `Backend` protocol): `frontend` and `runtime` both
+speak it, and never import each other.  The same bytes go to an engine in this process, to one in
+another process, or to a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from sgen.errors import InvalidRequestError
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are chosen and when generation ends.
+
+    Greedy exactly when `temperature` is 0.  Noise is a function of (seed, position) alone, so a
+    seeded request gives the same text in any batch; with `seed=None` the engine draws one.
+    `max_tokens=None` means up to the end of the context.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0  # on tokens already generated, as OpenAI defines it
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # on prompt and output, as Hugging Face defines it
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+    stop: tuple[str, ...] = ()  # the matched text is not part of the output
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: no; n: of the chosen token and of the n likeliest
+    finish: Literal["valid", "truncate"] = "valid"  # only constrained output can be kept valid
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, param: str, text: str) -> None:
+            if not ok:
+                value = getattr(self, param)
+                raise InvalidRequestError(f"{param} must be {text}, not {value!r}", param=param)
+
+        need(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1 or None")
+        need(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
+        need(self.top_k >= 0, "top_k", "0 (all) or more")
+        need(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
+        need(0.0 <= self.min_p <= 1.0, "min_p", "between 0 and 1")
+        need(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
+        need(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
+        need(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, at most 10")
+        need(all(abs(b) <= 100.0 for b in self.logit_bias.values()), "logit_bias", "within 100")
+        need(len(self.logit_bias) <= 1024, "logit_bias", "of at most 1,024 entries")
+        need(all(self.stop) and len(self.stop) <= 16, "stop", "at most 16 texts, none empty")
+        need(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "between 0 and 20")
+        need(self.seed is None or -(2**63) <= self.seed < 2**64, "seed", "a 64-bit integer")
+
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """Text that a person or a program wrote; special tokens in it are plain characters."""
+
+    text: str
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """What a model wrote: its tokens are kept, never made again from the text."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class RoleStart(msgspec.Struct, frozen=True, tag="role_start"):
+    role: Role
+
+
+class RoleEnd(msgspec.Struct, frozen=True, tag="role_end"):
+    pass
+
+
+PromptPart = Text | Tokens | RoleStart | RoleEnd
+"""A prompt is a tuple of parts.  Parts between RoleStart and RoleEnd are a message, rendered by
+the model's own chat template; an open RoleStart at the end is the message being written."""
+
+
+class GrammarSpec(msgspec.Struct, frozen=True):
+    """What the output must be: a regex, a JSON Schema (as JSON text), or one of some choices
+    (as a JSON list of strings).  Lark and GBNF sources have their places here."""
+
+    kind: Literal["regex", "json_schema", "choices", "lark", "gbnf"]
+    source: str
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Extend `prompt` by generated tokens, constrained by `grammar` where there is one."""
+
+    id: str  # unique among running requests
+    prompt: tuple[PromptPart, ...]
+    params: SamplingParams = SamplingParams()
+    grammar: GrammarSpec | None = None
+    cache_salt: str = ""  # requests of different salts never share cached prefixes
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Score each of `options` as the continuation of `prompt`."""
+
+    id: str
+    prompt: tuple[PromptPart, ...]
+    options: tuple[str, ...]
+    cache_salt: str = ""
+
+
+class OptionScore(msgspec.Struct, frozen=True):
+    """How likely an option is.
+
+    `tree` is its probability when the model walks the token trie of all options, choosing only
+    where they part (the probabilities of all options add up to 1, and length plays no part);
+    `logprobs` are its own tokens' log-probabilities (natural log) over the whole vocabulary.
+    """
+
+    tree: float
+    logprobs: tuple[float, ...]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one request: the prompt's, how many of those came from the cache, the output's."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """One score an option, in their order, and what it took: options are scored side by side, so
+    `usage` counts the prompt once for each, all but the first from the cache."""
+
+    options: tuple[OptionScore, ...]
+    usage: Usage
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log-probabilities by the raw logits, before masks, penalties and temperature."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of output.  Texts concatenate to the final text; never half a UTF-8 character.
+
+    The last chunk has `finish_reason` and `usage`; `stop` is the stop text that matched.
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop: str | None = None
+    usage: Usage | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program may know of the model behind a backend."""
+
+    name: str
+    context_length: int
+    vocab_size: int
+    has_chat_template: bool
+
+
+class Backend(Protocol):
+    """What runs requests: the engine here, an engine process, or a server.
+
+    A fork is no operation of its own: it is a second request with the same prefix.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def extend(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Chunks as they come; closing the iterator cancels the request within one step."""
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """How likely each option is as the continuation of the prompt."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; unknown and finished ones are ignored."""
+
+    def check_grammar(self, grammar: GrammarSpec) -> int:
+        """Compile it; the least number of tokens of an output. GrammarError if refused."""
+
+    def count_tokens(self, prompt: Sequence[PromptPart]) -> int: ...
