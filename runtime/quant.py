@@ -1,0 +1,48 @@
+"""`QuantTensor`: the one type of weight matrix that models and kernels see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sgen.runtime.ggml import GGMLType, dequantize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantTensor:
+    """A weight matrix [N, K] (output by input features) as it is stored.
+
+    From a GGUF file `data` is uint8 [N, row bytes], read-only and mapped from the file, and `kind`
+    says what its blocks mean; a plain matrix is a tensor [N, K] of fp32, fp16 or bf16.
+    """
+
+    shape: tuple[int, int]
+    data: npt.NDArray[np.uint8] | Tensor
+    kind: GGMLType | torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def dequantize(self) -> Tensor:
+        """fp32 [N, K], equal to the reference library's values bit for bit.
+
+        A plain fp32 matrix is returned as it is: do not write into it.
+        """
+        return self._convert(self.data)
+
+    def dequantize_rows(self, rows: Tensor) -> Tensor:
+        """fp32 [T, K]: the rows of the given indices, int64 [T] on the CPU."""
+        if isinstance(self.data, Tensor):
+            return self._convert(self.data[rows])
+        return self._convert(self.data[rows.numpy()])
+
+    def _convert(self, data: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        if isinstance(data, Tensor):
+            return data.to(torch.float32)
+        assert isinstance(self.kind, GGMLType)
+        return torch.from_numpy(dequantize(data, self.kind))
