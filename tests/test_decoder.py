@@ -1,0 +1,116 @@
+"""The decoder against transformers: small random models of every family, saved as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sgen.runtime.batch import Batch
+from sgen.runtime.models.decoder import Decoder
+from sgen.runtime.weights import load_weights, open_source, read_config
+from tests.batches import batch_of
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 2048,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {"tie_word_embeddings": True}),
+    "llama-mqa-untied-biases": (
+        "Llama",
+        {
+            "num_key_value_heads": 1,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "mistral-window": ("Mistral", {"sliding_window": 24, "head_dim": 32}),
+    "qwen2-yarn": ("Qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("Qwen3", {"head_dim": 32, "num_key_value_heads": 4}),
+}
+
+
+def reference(family: str) -> transformers.PreTrainedModel:
+    name, change = FAMILIES[family]
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{name}Config")(**(SIZES | change))
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():  # biases start at 0, norms at 1: make every tensor matter
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.ndim == 1) * 0.7)
+    return model
+
+
+def ours(folder: Path) -> Decoder:
+    with open_source(folder) as source:
+        config = read_config(source)
+        return Decoder(config, load_weights(source, config))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_equal_transformers(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    stored = reference(family).to(dtype)
+    stored.save_pretrained(tmp_path, max_shard_size="60KB" if dtype == torch.float32 else "5GB")
+    # Read back, since casting a model to bf16 also rounds its rotary frequencies.
+    theirs = type(stored).from_pretrained(tmp_path, dtype=torch.float32)
+    assert dtype != torch.float32 or (tmp_path / "model.safetensors.index.json").exists()
+    model = ours(tmp_path)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(0, 320, (n,), generator=generator).tolist() for n in (1, 16, 47, 130)]
+    got = model.forward(batch_of(prompts), model.allocate(40))
+    with torch.inference_mode():
+        want = [theirs(torch.tensor([p])).logits[0] for p in prompts]
+    torch.testing.assert_close(got, torch.cat(want), atol=2e-4, rtol=1e-4)
+
+
+def test_chunks_and_neighbours_change_no_bit(tmp_path: Path) -> None:
+    reference("mistral-window").save_pretrained(tmp_path)
+    model = ours(tmp_path)
+    tokens = torch.randint(0, 320, (301,), generator=torch.Generator().manual_seed(3)).tolist()
+    whole = model.forward(batch_of([tokens]), model.allocate(20))
+    for size in (1, 7, 64):
+        cache = model.allocate(20)
+        parts: list[Batch] = [
+            batch_of([tokens[: min(start + size, 301)]], computed=[start])
+            for start in range(0, 301, size)
+        ]
+        assert torch.equal(torch.cat([model.forward(b, cache) for b in parts]), whole), size
+    crowd = model.forward(batch_of([tokens[:5], tokens, tokens[100:190]]), model.allocate(40))
+    assert torch.equal(crowd[5:306], whole)
+
+
+def test_copied_pages_hold_the_same_keys_and_values(tmp_path: Path) -> None:
+    reference("qwen3").save_pretrained(tmp_path)
+    model = ours(tmp_path)
+    tokens = list(range(40))
+    cache = model.allocate(8)
+    want = model.forward(batch_of([tokens]), cache)[-1]
+    for page in range(3):
+        cache.copy_page(page, page + 4)
+    again = batch_of([tokens], computed=[39], first_pages=[4])
+    assert torch.equal(model.forward(again, cache)[-1], want)
