@@ -1,0 +1,154 @@
+"""Promise 2 on real weights: the tokens that transformers would choose, however they are computed.
+
+transformers runs in fp32 on the same dequantized weights.  One pass over prompt and output shows
+that it would have chosen each token: given the tokens before, its likeliest next is ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sgen.protocol import Chunk, SamplingParams
+from sgen.runtime.engine import EngineCore, EngineStats
+from sgen.runtime.loader import LoadedModel, load_model
+from sgen.runtime.scheduler import Limits
+from tests.batches import batch_of
+from tests.prompts import prompts
+
+# A few for every day, all of them in the long run.
+QUICK, QUICK_TOKENS = (0, 3, 4, 9, 12, 17), 48
+
+
+class Case:
+    """A model, transformers' own of it, and prompts with how many tokens to generate."""
+
+    def __init__(self, path: Path, chosen: Sequence[int], num_tokens: int) -> None:
+        import transformers
+
+        self.loaded: LoadedModel = load_model(path)
+        self.num_tokens = num_tokens
+        self.prompts = [self.loaded.tokenizer.encode(prompts()[i]) for i in chosen]
+        self.theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+        together, stats = self.run()
+        self.together: list[list[int]] = together
+        assert stats.counters.preemptions == 0
+
+    def run(
+        self,
+        *,
+        limits: Limits | None = None,
+        pages: int = 1200,
+        alone: Sequence[int] | None = None,
+        rounds: int = 1,
+    ) -> tuple[list[list[int]], EngineStats]:
+        """Greedy outputs of all prompts: together, or those of `alone` one after another."""
+        core = EngineCore(
+            self.loaded.model, self.loaded.tokenizer.vocabulary, pages, limits=limits, debug=True
+        )
+        params = SamplingParams(max_tokens=self.num_tokens, ignore_eos=True)
+        outputs: list[list[int]] = [[] for _ in self.prompts]
+
+        def submit(i: int, done: threading.Event) -> None:
+            def on_chunk(chunk: Chunk) -> None:
+                outputs[i].extend(chunk.token_ids)
+                if chunk.finish_reason is not None:
+                    done.set()
+
+            core.submit(
+                self.prompts[i],
+                params,
+                request_id=str(i),
+                on_chunk=on_chunk,
+                on_error=lambda error: pytest.fail(str(error)),
+            )
+
+        for _ in range(rounds):
+            outputs[:] = [[] for _ in self.prompts]
+            for group in [[i] for i in alone] if alone else [range(len(self.prompts))]:
+                events = []
+                for i in group:
+                    events.append(threading.Event())
+                    submit(i, events[-1])
+                while not all(e.is_set() for e in events):
+                    assert core.step()
+        stats = core.stats()
+        core.close()
+        return outputs, stats
+
+
+@pytest.fixture(
+    scope="module",
+    params=["quick", pytest.param("all", marks=pytest.mark.slow)],
+)
+def case(request: pytest.FixtureRequest, smollm2_path: Path) -> Iterator[Case]:
+    if request.param == "quick":
+        yield Case(smollm2_path, QUICK, QUICK_TOKENS)
+    else:
+        yield Case(smollm2_path, range(20), 128)
+
+
+@pytest.fixture(scope="module")
+def qwen_case(qwen_path: Path) -> Case:
+    return Case(qwen_path, range(20), 128)
+
+
+def check_against_transformers(case: Case) -> None:
+    """Every token is transformers' choice, and logits agree within 1e-3 of the largest."""
+    model = case.loaded.model
+    for prompt, output in zip(case.prompts, case.together, strict=True):
+        tokens = prompt + output
+        with torch.inference_mode():
+            want = case.theirs(torch.tensor([tokens])).logits[0]
+        chosen = want[len(prompt) - 1 : -1].argmax(-1).tolist()
+        assert output == chosen
+        got = model.forward(batch_of([tokens]), model.allocate(-(-len(tokens) // 16)))
+        error = (got - want).abs().max() / want.abs().max()
+        assert error < 1e-3, f"{error:.1e} on a prompt of {len(prompt)} tokens"
+
+
+def check_cache_chunks_and_preemption(case: Case) -> None:
+    hits, stats = case.run(rounds=2)
+    assert hits == case.together, "after cache hits"
+    assert stats.counters.cached_tokens > sum(len(p) - 16 for p in case.prompts)
+    for size in (7, 512):
+        chunked, _ = case.run(limits=Limits(prefill_chunk=size))
+        assert chunked == case.together, f"prefill in chunks of {size}"
+    longest = max(len(p) for p in case.prompts) + case.num_tokens
+    preempted, stats = case.run(pages=-(-longest // 16) + 8)
+    assert stats.counters.preemptions > 0
+    assert preempted == case.together, "after preemption"
+
+
+def test_greedy_equals_transformers(case: Case) -> None:
+    check_against_transformers(case)
+
+
+def test_cache_chunks_and_preemption_change_nothing(case: Case) -> None:
+    check_cache_chunks_and_preemption(case)
+
+
+def test_alone_equals_together(case: Case) -> None:
+    chosen = range(len(case.prompts)) if case.num_tokens > QUICK_TOKENS else [1, 3]
+    alone, _ = case.run(alone=chosen)
+    for i in chosen:
+        assert alone[i] == case.together[i], f"prompt {i} alone"
+
+
+@pytest.mark.slow
+def test_qwen_equals_transformers(qwen_case: Case) -> None:
+    check_against_transformers(qwen_case)
+
+
+@pytest.mark.slow
+def test_qwen_cache_chunks_and_preemption_change_nothing(qwen_case: Case) -> None:
+    check_cache_chunks_and_preemption(qwen_case)
+    alone, _ = qwen_case.run(alone=range(20))
+    assert alone == qwen_case.together
