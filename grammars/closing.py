@@ -1,0 +1,108 @@
+"""How many tokens are enough to complete a text.
+
+The bound follows one text from each point: lexeme by lexeme the one of fewest bytes, each cut
+into as few tokens as possible.  So it is never too low, and after the first token of that text
+it is lower by at least one: whoever keeps the bound within a budget is never cut off.
+"""
+
+from __future__ import annotations
+
+from sgen.grammars.automata import DEAD, Words
+from sgen.grammars.frames import INFINITE, Cost
+from sgen.grammars.pushdown import END, Costs, Pushdown
+from sgen.grammars.vocabulary import Vocabulary
+
+LONGEST_TOKEN = 32
+"""Longer tokens are not considered; fewer choices only raise the bound."""
+
+
+class ClosingCosts:
+    """Tokens to close, per state of an automaton; INFINITE where the tokens cannot spell it."""
+
+    def __init__(self, automaton: Pushdown, vocabulary: Vocabulary) -> None:
+        self._automaton = automaton
+        self._texts = vocabulary.texts
+        self._lexemes = {0: 0}
+        self._conts = {END: 0}
+        self._states: dict[int, int] = {}
+        self._nodes = Costs(automaton.nodes, self._lexeme_cost)
+
+    def of(self, state: int) -> int:
+        known = self._states.get(state)
+        if known is None:
+            known = self._states[state] = min(
+                min(self._lexeme(lexeme) + self._continuation(cont), INFINITE)
+                for lexeme, cont in self._automaton.configurations(state)
+            )
+        return known
+
+    def _lexeme_cost(self, node: int) -> Cost:
+        lexeme = self._automaton.nodes[node]
+        if isinstance(lexeme, Words) and len(lexeme.words) == 1:  # no need to walk it
+            word = lexeme.words[0]
+            return Cost(len(word), 0, self._fewest(word)[0])
+        start = self._automaton.lexeme_start(node)
+        return Cost(self._automaton.lexeme_distance(start), 0, self._lexeme(start))
+
+    def _continuation(self, number: int) -> int:
+        path = []
+        while number not in self._conts:
+            path.append(number)
+            number = self._automaton.continuation(number)[2]
+        total = self._conts[number]
+        for number in reversed(path):
+            node, arg, _ = self._automaton.continuation(number)
+            total = min(total + self._nodes.at(node, arg).tokens, INFINITE)
+            self._conts[number] = total
+        return total
+
+    def _lexeme(self, number: int) -> int:
+        """Tokens of the shortest way to the end of a lexeme."""
+        known = self._lexemes.get(number)
+        if known is not None:
+            return known
+        path, text = self._shortest(number)
+        for state, cost in zip(path, self._fewest(text), strict=False):
+            self._lexemes[state] = cost
+        return self._lexemes.get(number, 0)
+
+    def _fewest(self, text: bytes) -> list[int]:
+        """The fewest tokens that write `text` from each place in it on."""
+        fewest = [INFINITE] * len(text) + [0]
+        for i in reversed(range(len(text))):
+            for j in range(i + 1, min(i + LONGEST_TOKEN, len(text)) + 1):
+                if fewest[j] + 1 < fewest[i] and text[i:j] in self._texts:
+                    fewest[i] = fewest[j] + 1
+        return fewest
+
+    def _shortest(self, number: int) -> tuple[list[int], bytes]:
+        """The states on the shortest way to the lexeme's end, and its bytes.
+
+        The next step depends on the state alone, so every state's way is the rest of the ways
+        through it.
+        """
+        automaton = self._automaton
+        path: list[int] = []
+        text = bytearray()
+        while automaton.lexeme_distance(number) > 0:
+            byte, after = self._step(number)
+            path.append(number)
+            text.append(byte)
+            number = after
+        return path, bytes(text)
+
+    def _step(self, number: int) -> tuple[int, int]:
+        """A byte that leads nearer to the lexeme's end, one that is a token if there is one."""
+        classes, targets = self._automaton.lexeme_row(number)
+        nearer = self._automaton.lexeme_distance(number) - 1
+        found = DEAD, DEAD
+        for k, target in enumerate(targets):
+            if target == DEAD or self._automaton.lexeme_distance(target) != nearer:
+                continue
+            byte = classes.find(k)
+            while byte >= 0:
+                if bytes([byte]) in self._texts:
+                    return byte, target
+                found = byte, target
+                byte = classes.find(k, byte + 1)
+        return found
