@@ -27,7 +27,7 @@ check: .venv/developing types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYTHONSAFEPATH=1 MYPYPATH=build/types $(BIN)/mypy -p sgen
-	PYTHONSAFEPATH=1 MYPYPATH=build/types $(BIN)/mypy examples tests/typed_programs.py
+	PYTHONSAFEPATH=1 MYPYPATH=build/types $(BIN)/mypy examples benchmarks
 
 install: .venv/installed
 

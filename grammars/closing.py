@@ -12,12 +12,15 @@ from sgen.grammars.frames import INFINITE, Cost
 from sgen.grammars.pushdown import END, Costs, Pushdown
 from sgen.grammars.vocabulary import Vocabulary
 
+NEVER_CLOSES = 2**31 - 1
+"""The bound where the vocabulary cannot write the rest, or no output could ever be so long."""
+
 LONGEST_TOKEN = 32
 """Longer tokens are not considered; fewer choices only raise the bound."""
 
 
 class ClosingCosts:
-    """Tokens to close, per state of an automaton; INFINITE where the tokens cannot spell it."""
+    """Tokens to close, per state of an automaton, up to NEVER_CLOSES."""
 
     def __init__(self, automaton: Pushdown, vocabulary: Vocabulary) -> None:
         self._automaton = automaton
@@ -31,7 +34,7 @@ class ClosingCosts:
         known = self._states.get(state)
         if known is None:
             known = self._states[state] = min(
-                min(self._lexeme(lexeme) + self._continuation(cont), INFINITE)
+                min(self._lexeme(lexeme) + self._continuation(cont), NEVER_CLOSES)
                 for lexeme, cont in self._automaton.configurations(state)
             )
         return known

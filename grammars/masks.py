@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from sgen.errors import GrammarError
 from sgen.grammars.automata import DEAD
-from sgen.grammars.closing import ClosingCosts
-from sgen.grammars.frames import INFINITE
+from sgen.grammars.closing import NEVER_CLOSES, ClosingCosts
 from sgen.grammars.grammar import Grammar
 from sgen.grammars.vocabulary import Vocabulary
 
@@ -23,7 +22,9 @@ Mask = NDArray[np.uint32]
 """[ceil(V / 32)], bit t % 32 of word t // 32 (little-endian) for token t; not to be written."""
 
 RECENT_WALKS = 8
-NEVER_CLOSES = np.iinfo(np.int32).max
+
+OUTGROWN = 100_000
+"""States; each takes about half a KiB."""
 
 
 class Masker:
@@ -47,16 +48,24 @@ class Masker:
         self._walks: OrderedDict[int, NDArray[np.int32]] = OrderedDict()
         self._costs: NDArray[np.int32] = np.full(256, -1, np.int32)
         self.min_tokens = self._closing.of(grammar.start)
-        if self.min_tokens >= INFINITE:
+        if self.min_tokens >= NEVER_CLOSES:
             raise GrammarError(
-                "the tokenizer has no tokens for what this grammar asks for",
+                "the model's tokens cannot write any text of this grammar",
                 keyword="vocabulary",
-                hint="it asks for bytes that the model can never write",
+                hint="it asks for bytes that no token has, or for a text without end",
             )
 
     @property
     def num_words(self) -> int:
         return (len(self.vocabulary) + 31) // 32
+
+    @property
+    def outgrown(self) -> bool:
+        """So many states have been met that new texts had better start from a fresh compile.
+
+        Only strings with large maximum lengths come to that: each length is a state of its own.
+        """
+        return self.grammar.num_states > OUTGROWN
 
     def shortest_close(self, state: int) -> int:
         """Tokens that are enough to complete the text from here."""
@@ -70,7 +79,7 @@ class Masker:
             return DEAD
         with self.grammar.lock:
             after = self.grammar.advance(state, text)
-            return after if after != DEAD and self._closing.of(after) < INFINITE else DEAD
+            return after if after != DEAD and self._closing.of(after) < NEVER_CLOSES else DEAD
 
     def mask(self, state: int, remaining: int | None = None) -> Mask:
         """The tokens allowed in a state.
@@ -119,7 +128,7 @@ class Masker:
             grown[: len(self._costs)] = self._costs
             self._costs = grown
         for number in np.flatnonzero(seen & (self._costs[: len(seen)] < 0)).tolist():
-            self._costs[number] = min(self._closing.of(number), NEVER_CLOSES)
+            self._costs[number] = self._closing.of(number)
         costs = np.where(follows, self._costs[ends], NEVER_CLOSES)
         self._walks[state] = costs
         if len(self._walks) > RECENT_WALKS:

@@ -141,7 +141,7 @@ class Pushdown:
     it needs more than `max_states`.
     """
 
-    def __init__(self, plan: Plan, root: int, *, max_states: int = 200_000) -> None:
+    def __init__(self, plan: Plan, root: int, *, max_states: int = 300_000) -> None:
         self.nodes, self.costs = plan.nodes, plan.costs
         self.possible = self.costs.of(root).possible
         self._max_states = max_states

@@ -19,7 +19,8 @@ NOTHING = Chars(())
 MAX_EXPANSION = 1_000
 """Nodes after writing out nested counted repetitions; those of one character are only counted."""
 
-MAX_STATES = 50_000
+MAX_STATES = 300_000
+"""A string with a maximum length needs about a dozen for each character that it comes to."""
 
 
 def whole(tree: Tree) -> Tree:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sgen.errors import GrammarError
 from sgen.grammars import grammar as grammar_module
+from sgen.grammars import masks as masks_module
 from sgen.grammars.compile import compile_grammar
 from sgen.grammars.masks import Masker
 from sgen.grammars.matcher import Matcher
@@ -207,6 +208,21 @@ def test_few_masks_and_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         token = rng.choice(allowed)
         assert a.accept(token) == b.accept(token)
     assert len(tight._masks) == 1
+
+
+def test_outgrown(monkeypatch: pytest.MonkeyPatch) -> None:
+    masker = masker_of(GrammarSpec("json_schema", '{"type":"string","maxLength":5000}'))
+    monkeypatch.setattr(masks_module, "OUTGROWN", 100)
+    assert not masker.outgrown
+    assert masker.grammar.matches(b'"' + b"a" * 500 + b'"')
+    assert masker.outgrown
+
+
+def test_a_text_without_end_is_refused() -> None:
+    spec = GrammarSpec("json_schema", '{"type":"array","minItems":2147483647}')
+    with pytest.raises(GrammarError) as caught:
+        masker_of(spec)
+    assert caught.value.keyword == "vocabulary"
 
 
 def test_bytes_that_no_token_can_write() -> None:

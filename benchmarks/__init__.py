@@ -1,0 +1,1 @@
+"""Measurements: each prints its table, and LOG.md keeps what came out."""

@@ -1,0 +1,153 @@
+"""The command line: `sgen run | generate | chat | pull | doctor`.
+
+Errors go to stderr as one message with its remedy, and the exit status is 1; with `--json` they
+are an object on stdout, as results are.  Wrong usage exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sgen
+from sgen.errors import SgenError
+from sgen.protocol import SamplingParams
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        command: Callable[[argparse.Namespace], int] = args.command
+        return command(args)
+    except SgenError as error:
+        _print_error(error, as_json=args.json)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing more may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _print_error(error: SgenError, *, as_json: bool) -> None:
+    if as_json:
+        body = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": body}))
+        return
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    print(f"sgen: {error}{notes}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sgen", description="Structured generation: programs, schemas and chats on a model."
+    )
+    parser.add_argument("--version", action="version", version=f"sgen {sgen.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", "run a program of a Python file", _run)
+    run.add_argument("program", metavar="FILE.py:PROGRAM")
+    run.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the program: text, or JSON where it is annotated as something else",
+    )
+    _model_options(run)
+
+    generate = _command(commands, "generate", "generate one text", _generate)
+    generate.add_argument("-p", "--prompt", required=True, help="the prompt; '-' reads stdin")
+    form = generate.add_mutually_exclusive_group()
+    form.add_argument("--schema", metavar="FILE", help="JSON that is valid by this JSON Schema")
+    form.add_argument("--regex", metavar="PATTERN", help="text that matches from end to end")
+    form.add_argument("--choice", action="append", metavar="TEXT", help="one of these texts")
+    generate.add_argument("--system", help="the system message")
+    generate.add_argument(
+        "--raw", action="store_true", help="continue the prompt itself, without a chat template"
+    )
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT")
+    _model_options(generate)
+
+    chat = _command(commands, "chat", "talk with a model; one message a line", _chat)
+    chat.add_argument("--system", help="the system message")
+    _model_options(chat)
+
+    pull = _command(commands, "pull", "fetch a model into the cache", _pull)
+    pull.add_argument("name", nargs="?", default="smollm2")
+
+    doctor = _command(commands, "doctor", "check that everything works here", _doctor)
+    doctor.add_argument("--model", help="check this model instead of the default one")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="a GGUF file, a folder, or a name (default: smollm2)")
+    parser.add_argument("--max-tokens", type=int, metavar="N")
+    parser.add_argument("--temperature", type=float, metavar="T")
+    parser.add_argument("--seed", type=int)
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options that were given; InvalidRequestError names one out of range."""
+    names = ("max_tokens", "temperature", "seed")
+    given = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    SamplingParams(**given)
+    return given
+
+
+# The commands import what they need when they run: `sgen --help` needs no torch.
+
+
+def _run(args: argparse.Namespace) -> int:
+    from sgen.commands import run_program
+
+    return run_program(args.program, args.arg, args.model, _sampling(args), as_json=args.json)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from sgen.commands import generate, output_form
+
+    form = output_form(schema=args.schema, regex=args.regex, choices=args.choice)
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    sampling = _sampling(args) | ({"stop": args.stop} if args.stop else {})
+    return generate(
+        prompt, args.system, form, args.model, sampling, raw=args.raw, as_json=args.json
+    )
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from sgen.chat import chat
+
+    return chat(args.system, args.model, SamplingParams(**_sampling(args)), as_json=args.json)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from sgen.commands import pull_model
+
+    return pull_model(args.name, as_json=args.json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from sgen.doctor import doctor
+
+    return doctor(args.model, as_json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sgen.cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sgen.cli", *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "greet.py"
+    path.write_text(
+        "import sgen\n"
+        "@sgen.program\n"
+        "async def greet(s: sgen.State, name: str, times: int = 1) -> list[str]:\n"
+        "    s += f'Say hello to {name}: '\n"
+        "    word = s.select(['Hello', 'Hi'], name='word')\n"
+        "    code = s.gen(sgen.regex(r' [a-c]{3}!'), name='code')\n"
+        "    return [await word, await code] * times\n"
+    )
+    return path
+
+
+def test_run_shows_text_value_and_facts(program: Path) -> None:
+    done = run("run", f"{program}:greet", "--arg", "name=Ada", "--arg", "times=2")
+    assert done.returncode == 0, done.stderr
+    assert "Say hello to Ada: ⟦H" in done.stdout
+    assert done.stdout.count("!'") == 2, "the value, a list of four"
+    assert "tokens prefilled" in done.stdout
+    assert "from the cache" in done.stdout
+    assert "tok/s" in done.stdout
+
+
+def test_run_as_json(program: Path) -> None:
+    done = run("run", f"{program}:greet", "--arg", "name=Ada", "--json")
+    result = json.loads(done.stdout)
+    assert result["output"] == [result["variables"]["word"], result["variables"]["code"]]
+    assert result["text"].startswith("Say hello to Ada: H")
+    assert result["usage"]["completion_tokens"] > 0
+    assert [s["constrained"] for s in result["spans"]] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["{}"], "FILE.py:PROGRAM"),
+        (["nowhere.py:x"], "no file nowhere.py"),
+        (["{}:missing"], "its programs: greet"),
+        (["{}:greet"], '--arg name="..."'),
+        (["{}:greet", "--arg", "nome=Ada"], "it takes name, times"),
+        (["{}:greet", "--arg", "name=Ada", "--arg", "times=many"], "times='many'"),
+        (["{}:greet", "--arg", "name=Ada", "--model", "nowhere"], "no model 'nowhere'"),
+        (["{}:greet", "--arg", "name=Ada", "--temperature", "-1"], "temperature"),
+    ],
+)
+def test_wrong_use_of_run_is_explained(
+    program: Path, args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sgen.cli.main(["run", *(a.format(program) for a in args)]) == 1
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_generate_by_schema(tmp_path: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 10}, "big": {"type": "boolean"}},
+        "required": ["city", "big"],
+        "additionalProperties": False,
+    }
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    done = run("generate", "-p", "Name a city", "--schema", str(file), "--max-tokens", "30")
+    assert set(json.loads(done.stdout)) == {"city", "big"}
+    assert "decoded" in done.stderr
+
+
+def test_generate_by_regex_and_from_stdin() -> None:
+    done = run(
+        "generate", "-p", "-", "--regex", "[0-9]{4}", "--raw", "--json", stdin="The year is "
+    )
+    result = json.loads(done.stdout)
+    assert result["text"] == "The year is " + result["output"]
+    assert len(result["output"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--schema", "missing.json"], "missing.json"),
+        (["--schema", "README.md"], "not JSON"),
+        (["--regex", "(a"], "character"),
+        (["--regex", "a", "--max-tokens", "0"], "max_tokens"),
+    ],
+)
+def test_wrong_use_of_generate_is_explained(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sgen.cli.main(["generate", "-p", "x", *args, "--json"]) == 1
+    assert says in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_chat_through_a_pipe() -> None:
+    lines = "My name is Ada.\n\n/new\nSay yes.\n"
+    done = run("chat", "--json", "--max-tokens", "6", stdin=lines)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [a["finish_reason"] in ("stop", "length") for a in answers] == [True, True]
+    assert answers[0]["usage"]["prompt_tokens"] >= answers[1]["usage"]["prompt_tokens"]
+
+
+def test_doctor_finds_everything_well() -> None:
+    done = run("doctor", "--json")
+    result = json.loads(done.stdout)
+    assert result["ok"], result
+    assert {"python", "model file", "generation"} <= {c["name"] for c in result["checks"]}
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    done = run("doctor", "--model", str(broken))
+    assert done.returncode == 1
+    assert "fail" in done.stdout
+
+
+def test_pull_finds_what_is_there(smollm2_path: Path) -> None:
+    done = run("pull", "smollm2", "--json")
+    assert Path(json.loads(done.stdout)["path"]) == smollm2_path
