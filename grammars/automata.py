@@ -1,4 +1,4 @@
-"""Automata over bytes: what they share, finite word sets, and tables made by products.
+"""Automata over bytes: what they share, words and sets of words, and products.
 
 A row is a class for each of the 256 byte values and a target state for each class; class 0 means
 that the byte cannot follow.  Rows of different states share their class maps, so combining rows
@@ -91,6 +91,33 @@ def run(automaton: Automaton, word: bytes) -> bool:
         if state == DEAD:
             return False
     return automaton.accepts(state)
+
+
+@lru_cache(maxsize=256)
+def _only(byte: int) -> Classes:
+    return bytes(byte) + b"\1" + bytes(255 - byte)
+
+
+class Literal:
+    """One word; a state is how far it has been read.  It never changes, so machines share it."""
+
+    def __init__(self, word: bytes) -> None:
+        self.word = word
+        self.start = 0
+
+    def row(self, state: int) -> Row:
+        if state == len(self.word):
+            return END_ROW
+        return _only(self.word[state]), (DEAD, state + 1)
+
+    def accepts(self, state: int) -> bool:
+        return state == len(self.word)
+
+    def live(self, state: int) -> bool:
+        return state < len(self.word)
+
+    def distance(self, state: int) -> int:
+        return len(self.word) - state
 
 
 class Words:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from sgen.errors import GrammarError
-from sgen.grammars.automata import Automaton, Words
+from sgen.grammars.automata import Automaton, Literal, Words
 from sgen.grammars.frames import Alternatives, Frame, Sequence
 from sgen.grammars.pushdown import Node
 
@@ -60,7 +60,9 @@ class Builder:
         if not key:
             return self.never()
         number = self._known.get(key)
-        return self.lexeme(key, Words(key)) if number is None else number
+        if number is None:
+            number = self.lexeme(key, Words(key) if len(set(key)) > 1 else Literal(key[0]))
+        return number
 
     def literal(self, word: bytes) -> int:
         return self.words((word,))

@@ -7,7 +7,7 @@ it is lower by at least one: whoever keeps the bound within a budget is never cu
 
 from __future__ import annotations
 
-from sgen.grammars.automata import DEAD, Words
+from sgen.grammars.automata import DEAD, Literal
 from sgen.grammars.frames import INFINITE, Cost
 from sgen.grammars.pushdown import END, Costs, Pushdown
 from sgen.grammars.vocabulary import Vocabulary
@@ -41,9 +41,8 @@ class ClosingCosts:
 
     def _lexeme_cost(self, node: int) -> Cost:
         lexeme = self._automaton.nodes[node]
-        if isinstance(lexeme, Words) and len(lexeme.words) == 1:  # no need to walk it
-            word = lexeme.words[0]
-            return Cost(len(word), 0, self._fewest(word)[0])
+        if isinstance(lexeme, Literal):  # no need to walk it
+            return Cost(len(lexeme.word), 0, self._fewest(lexeme.word)[0])
         start = self._automaton.lexeme_start(node)
         return Cost(self._automaton.lexeme_distance(start), 0, self._lexeme(start))
 

@@ -169,7 +169,12 @@ def _keys(
     if rule.names is None:
         trees = (*matching, *rule.trees)
         machine = string_automaton(trees, rule.low, rule.high, "canonical")
-        if machine is not None and words is not None and not (trees or rule.high or excluded):
+        if (
+            machine is not None
+            and words is not None
+            and not (trees or excluded)
+            and (rule.high is None)
+        ):
             return Without(machine, words)
     else:
         machine = Words(write(name) for name in rule.names) if rule.names else None

@@ -155,7 +155,7 @@ def automaton(tree: Tree, style: Style = "utf8") -> Automaton | None:
     return machine if machine.possible else None
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=512)  # plans hold nothing that changes
 def _plan(tree: Tree, style: Style) -> tuple[Plan, int]:
     if expansion(tree) > MAX_EXPANSION:
         raise GrammarError(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgen.errors import GrammarError
-from sgen.grammars.automata import DEAD, Automaton, Without, Words, combine, product, run
+from sgen.grammars.automata import DEAD, Automaton, Literal, Without, Words, combine, product, run
 from sgen.grammars.regex import automaton, whole
 from sgen.grammars.regex_syntax import parse
 from tests.test_regex import patterns
@@ -42,7 +42,7 @@ def check_distances(machine: Automaton, limit: int = 200) -> None:
                 queue.append(target)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=80, derandomize=True, deadline=None)
 @given(words=WORDS, tries=st.lists(st.binary(max_size=5), max_size=10))
 def test_words(words: list[bytes], tries: list[bytes]) -> None:
     machine = Words(words)
@@ -51,13 +51,21 @@ def test_words(words: list[bytes], tries: list[bytes]) -> None:
         assert run(machine, word) == (word in words)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@pytest.mark.parametrize("word", [b"", b"a", b"aba\xff\0"])
+def test_literal(word: bytes) -> None:
+    machine = Literal(word)
+    check_distances(machine)
+    for other in (b"", b"a", b"ab", b"aba\xff\0", b"aba\xff\0a"):
+        assert run(machine, other) == (other == word)
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
 @given(a=patterns(), b=patterns(), minus=st.booleans(), tries=st.lists(st.text("ab1é", max_size=5)))
 def test_product(a: str, b: str, minus: bool, tries: list[str]) -> None:
     table = product(of(a), of(b), minus=minus)
     for text in tries:
-        in_b = bool(re.fullmatch(b, text))
-        expected = bool(re.fullmatch(a, text)) and in_b != minus
+        in_b = bool(re.fullmatch(b, text, re.ASCII))
+        expected = bool(re.fullmatch(a, text, re.ASCII)) and in_b != minus
         assert run(table, text.encode()) == expected
         assert not (table.empty and expected)
     if not table.empty:
