@@ -27,6 +27,9 @@ Worker = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
 
 POOL_THREADS = 256
 
+IDLE_SECONDS = 10.0
+"""How long a thread of the pool waits for another job."""
+
 EXIT_SECONDS = 2.0
 
 CLEANUP_SECONDS = 10.0
@@ -71,10 +74,12 @@ class Running(Generic[T]):
 
 
 class Pool:
-    """Up to `limit` daemon threads that run jobs, started as they are needed."""
+    """Up to `limit` daemon threads that run jobs, started as they are needed; one that had no job
+    for `idle_seconds` ends."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, idle_seconds: float = IDLE_SECONDS) -> None:
         self._limit = limit
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._threads = 0
@@ -95,7 +100,16 @@ class Pool:
 
     def _work(self) -> None:
         while True:
-            self._jobs.get().run()
+            try:
+                job = self._jobs.get(timeout=self._idle_seconds)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle > 0:  # else a job has been put for this thread meanwhile
+                        self._idle -= 1
+                        self._threads -= 1
+                        return
+                continue
+            job.run()
             with self._lock:
                 if self._backlog > 0:
                     self._backlog -= 1

@@ -9,7 +9,9 @@ same bytes mean the same program here and on a server.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +24,19 @@ ROOT = 0
 
 MAX_DEPTH = 64
 """Forks in forks."""
+
+MAX_FORK = 1024
+"""Branches of one fork."""
+
+MAX_NODES = 100_000
+MAX_OPTIONS = 65_536
+"""Options of a select, or texts of a choices grammar."""
+
+MAX_ID = 2**31
+"""Ids of variables and branches are from 0 to below this."""
+
+NAME = re.compile(r"\w[\w -]{0,63}")
+"""What a variable can be called."""
 
 SelectBy = Literal["tree", "mean", "sum"]
 
@@ -177,7 +192,7 @@ def decode(data: bytes) -> Program:
     try:
         program = msgspec.json.decode(data, type=Program)
         validate(program)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProgramError(f"not a program: {error}") from error
     return program
 
@@ -221,6 +236,7 @@ class _Checker:
 
     def bind(self, var: int) -> None:
         self.need(var not in self.bound, f"variable {var} is bound twice")
+        self.need(0 <= var < MAX_ID, f"{var} is no number of a variable")
         self.bound.add(var)
 
     def node(self, node: Node) -> None:
@@ -237,21 +253,51 @@ class _Checker:
                 self.need(branch.own_role, "no message of this branch is open")
                 branch.in_role = branch.own_role = False
             case Gen():
+                self.gen(node)
                 self.bind(node.var)
             case Select():
+                self.name(node.name)
                 self.need(bool(node.options), "a select without options")
-                distinct = len(set(node.options)) == len(node.options) and all(node.options)
-                self.need(distinct, "two options are the same, or one is empty")
+                self.options(node.options)
                 self.bind(node.var)
             case Fork():
                 self.fork(node, branch)
             case Join():
                 self.join(node, branch)
 
+    def name(self, name: str) -> None:
+        self.need(NAME.fullmatch(name) is not None, f"{name!r} cannot name a variable")
+
+    def options(self, options: Sequence[str]) -> None:
+        self.need(len(options) <= MAX_OPTIONS, f"more than {MAX_OPTIONS} options")
+        distinct = len(set(options)) == len(options) and all(options)
+        self.need(distinct, "two options are the same, or one is empty")
+
+    def gen(self, node: Gen) -> None:
+        self.name(node.name)
+        if node.grammar is None:
+            self.need(node.value == "text", "only a grammar makes sure that a text is JSON")
+            return
+        params = node.params
+        stops = params.finish == "valid" and (params.stop or params.stop_token_ids)
+        self.need(not stops, "a stop could end its output before the grammar does")
+        if node.grammar.kind == "choices":
+            try:
+                texts: object = json.loads(node.grammar.source)
+            except (ValueError, RecursionError):
+                texts = None
+            listed = isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
+            self.need(bool(listed), "choices are a JSON list of texts, at least one")
+            assert isinstance(texts, list)
+            self.options(texts)
+
     def fork(self, node: Fork, branch: _Branch) -> None:
+        count = len(node.children)
+        self.need(count <= MAX_FORK, f"{count} branches in a fork, which has at most {MAX_FORK}")
         self.need(branch.depth < MAX_DEPTH, f"forks nest deeper than {MAX_DEPTH}")
         for child in node.children:
             self.need(child not in self.branches, f"branch {child} is forked twice")
+            self.need(0 <= child < MAX_ID, f"{child} is no number of a branch")
             self.branches[child] = _Branch(in_role=branch.in_role, depth=branch.depth + 1)
             branch.children.append(child)
 
@@ -288,6 +334,9 @@ class _Checker:
 def validate(program: Program) -> None:
     """Raise ProgramError, naming the node, unless all that this file's head says is true."""
     check = _Checker(program)
+    check.where = program.name
+    check.need(len(check.params) == len(program.params), "two arguments have the same name")
+    check.need(len(program.nodes) <= MAX_NODES, f"more than {MAX_NODES} nodes")
     for index, node in enumerate(program.nodes):
         check.where = f"node {index} ({type(node).__name__}) of {program.name}"
         check.node(node)

@@ -18,7 +18,8 @@ from sgen.frontend import ir
 from sgen.frontend.events import Span
 from sgen.frontend.specs import as_text
 from sgen.frontend.values import Cell, Failure
-from sgen.protocol import Chunk, OptionScore, PromptPart, Text, Tokens
+from sgen.grammars.compile import compile_grammar
+from sgen.protocol import Chunk, GrammarSpec, OptionScore, PromptPart, Text, Tokens
 
 Decode = Callable[[str], Any]
 
@@ -111,8 +112,20 @@ def gen_value(node: ir.Gen, text: str, last: Chunk, decode: Decode) -> Any:
             text=text,
             hint="allow more tokens, or leave finish='valid', which closes the output in time",
         )
+    if last.stop is not None or (node.params.stop_token_ids and not _complete(node.grammar, text)):
+        by = "a stop token" if last.stop is None else f"the stop {last.stop!r}"
+        raise OutputError(
+            f"the output was cut by {by}: {text!r}",
+            text=text,
+            hint="put the stop into the grammar, and take it from stop",
+        )
     try:
         return decode(text)
     except Exception as error:  # a type's own validators may raise anything
         message = f"the output does not fit its type: {error}; it is {text!r}"
         raise OutputError(message, text=text) from error
+
+
+def _complete(grammar: GrammarSpec, text: str) -> bool:
+    """Whether the text is one of the grammar's; a chunk does not tell of a stop token."""
+    return compile_grammar(grammar).matches(text.encode())

@@ -6,6 +6,7 @@ Rows are taken in the caller's thread, so that rows may themselves come from run
 from __future__ import annotations
 
 import concurrent.futures
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sized
@@ -47,19 +48,23 @@ class _Rows:
         self._inputs = inputs
         self._concurrency = concurrency
         self._window: deque[Running[Run[Any]]] = deque()
-        self._going: set[concurrent.futures.Future[Run[Any]]] = set()
+        self._done: queue.SimpleQueue[concurrent.futures.Future[Run[Any]]] = queue.SimpleQueue()
+        self._going = 0
         self._exhausted = False
 
     def next(self) -> concurrent.futures.Future[Run[Any]] | None:
         """The next row's outcome when it is there, None after the last."""
         self._fill()
-        while self._window and not self._window[0].future.done():
-            concurrent.futures.wait(self._going, return_when=concurrent.futures.FIRST_COMPLETED)
+        while not self._window[0].future.done() if self._window else not self._exhausted:
+            self._done.get()
+            self._going -= 1
             self._fill()
         return self._window.popleft().future if self._window else None
 
     def _fill(self) -> None:
-        self._going = {f for f in self._going if not f.done()}
+        while not self._done.empty():
+            self._done.get()
+            self._going -= 1
         while not self._exhausted and self._has_room():
             try:
                 row = next(self._inputs)
@@ -67,12 +72,13 @@ class _Rows:
                 self._exhausted = True
                 return
             running = HOST.submit(self._execute(row))
-            self._going.add(running.future)
+            self._going += 1
+            running.future.add_done_callback(self._done.put)
             self._window.append(running)
 
     def _has_room(self) -> bool:
         ahead = len(self._window) < self._concurrency * AHEAD
-        return ahead and len(self._going) < self._concurrency
+        return ahead and self._going < self._concurrency
 
     def stop(self) -> None:
         """Cancel what goes on."""

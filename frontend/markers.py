@@ -1,8 +1,10 @@
 """Marks that stand in a text for what is not known yet, so that refs work in f-strings.
 
-A mark holds a secret of its run, so no other text can contain one by chance or by intent.  It
-also holds characters that escaping, case changes and white-space changes alter: a text that was
-changed after a ref was put into it is refused, never sent on with half a mark in it.
+A mark holds a secret of its run, so no other text can contain one by chance or by intent.  Its
+padding and its ends are characters that this process has drawn from Unicode's private planes, so
+that any piece of a mark, of whichever run, is found; and inside it has characters that escaping,
+case changes and white-space changes alter.  A text that was changed after a ref was put into it is
+refused, never sent on with half a mark in it.
 """
 
 from __future__ import annotations
@@ -17,24 +19,34 @@ Kind = Literal["v", "a"]
 _HALF = 12
 
 
-class Markers:
-    """The marks of one run.  A text that is cut loses the end of a `width` characters long mark,
-    so a program that cuts texts to less than that is found out."""
+def _draw() -> str:
+    return chr(0xF0000 + secrets.randbelow(0xFFFE))
 
-    def __init__(self, width: int = 2048) -> None:
+
+_START, _PAD, _END, _POISON = _draw(), _draw(), _draw(), _draw()
+
+
+class Markers:
+    """The marks of one run.  A text that is cut loses the end of a mark, which is longer than two
+    times `width`, so a program that cuts texts to less than that is found out."""
+
+    def __init__(self, width: int = 1024) -> None:
         secret = secrets.token_hex(_HALF)
         self._halves = (secret[:_HALF], secret[_HALF:])
-        self._head = f'\x02\t<&"%Ref {secret}:'
-        self._tail = "." * width + "\x03"
+        self._head = f'{_START}{_PAD * width}\t<&"%Ref {secret}:'
+        self._tail = f":{secret}{_PAD * width}{_END}"
 
     def mark(self, kind: Kind, number: int) -> str:
         """The mark of variable ("v") or argument place ("a") `number`."""
         return f"{self._head}{kind}{number}{self._tail}"
 
     def touches(self, text: str) -> bool:
-        """Whether a mark, or what is left of one, is in the text."""
+        """Whether a mark, or what is left of one, or a ref's repr is in the text."""
+        if text.isascii():
+            lowered = text.lower()
+            return self._halves[0] in lowered or self._halves[1] in lowered
         lowered = text.lower()
-        return self._halves[0] in lowered or self._halves[1] in lowered
+        return any(c in lowered for c in (_START, _PAD, _END, _POISON, *self._halves))
 
     def split(self, text: str) -> list[str | tuple[Kind, int]]:
         """The text in pieces: plain texts, none empty, and (kind, number) of the marks."""
@@ -55,14 +67,24 @@ class Markers:
         return pieces
 
     def _add_plain(self, pieces: list[str | tuple[Kind, int]], text: str) -> None:
+        if _POISON in text:
+            raise ProgramError(
+                "the repr of a ref was put into a text, as by printing a list of refs",
+                hint="await the refs and use their values, or add them one by one",
+            )
         if self.touches(text):
             raise _changed()
         if text:
             pieces.append(text)
 
 
+def poisoned(text: str) -> str:
+    """A text for people, which no run accepts."""
+    return text + _POISON
+
+
 def _changed() -> ProgramError:
     return ProgramError(
-        "a text was changed after a ref without a value was put into it",
+        "a text was changed after a ref without a value was put into it, or comes from another run",
         hint="await the ref first, then change the text",
     )

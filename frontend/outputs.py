@@ -11,12 +11,14 @@ from __future__ import annotations
 import enum
 import json
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from sgen.errors import ProgramError
 from sgen.frontend.specs import FREE, Spec, choices_grammar, schema_grammar
@@ -24,6 +26,8 @@ from sgen.frontend.specs import FREE, Spec, choices_grammar, schema_grammar
 _NOTES = frozenset({"title", "description", "default", "examples", "deprecated", "discriminator"})
 _SCHEMAS = frozenset({"items", "additionalProperties", "contains", "not", "propertyNames"})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_BOUNDS = ("gt", "ge", "lt", "le")
+_DECIMAL = r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$"
 _MAPS = frozenset({"properties", "$defs", "definitions", "patternProperties"})
 
 
@@ -149,6 +153,8 @@ def _json(kind: Any, label: str) -> Spec[Any]:
     for make in (_by_pydantic, _by_msgspec):
         try:
             schema, decode = make(kind)
+        except ProgramError as error:
+            raise ProgramError(f"cannot generate {label}: {error.args[0]}") from None
         except Exception as error:  # each library has its own, and passes on others'
             reasons.append(_first_line(error))
             continue
@@ -179,9 +185,60 @@ def _plain_key(kind: Any) -> bool:
     return kind is Any or (isinstance(kind, type) and not issubclass(kind, str))
 
 
+class _Exact(GenerateJsonSchema):
+    """Refuses types whose JSON Schema would allow texts that pydantic does not."""
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
+        """Digits in a string, so that none is lost."""
+        bounds = (*_BOUNDS, "multiple_of", "max_digits", "decimal_places")
+        _refuse_bounds("Decimal", schema, bounds)
+        return {"type": "string", "pattern": _DECIMAL}
+
+    def date_schema(self, schema: core_schema.DateSchema) -> dict[str, Any]:
+        """Any date."""
+        _refuse_bounds("date", schema, (*_BOUNDS, "now_op"))
+        return super().date_schema(schema)
+
+    def datetime_schema(self, schema: core_schema.DatetimeSchema) -> dict[str, Any]:
+        """Any date and time with its offset."""
+        _refuse_bounds("datetime", schema, (*_BOUNDS, "now_op"))
+        if schema.get("tz_constraint", "aware") != "aware":
+            raise _loose("datetime", "tz_constraint")
+        return super().datetime_schema(schema)
+
+    def time_schema(self, schema: core_schema.TimeSchema) -> dict[str, Any]:
+        """Any time of a day."""
+        _refuse_bounds("time", schema, _BOUNDS)
+        return super().time_schema(schema)
+
+    def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> dict[str, Any]:
+        """Any duration."""
+        _refuse_bounds("timedelta", schema, _BOUNDS)
+        return super().timedelta_schema(schema)
+
+    def union_schema(self, schema: core_schema.UnionSchema) -> dict[str, Any]:
+        """Any union but that of ByteSize, whose pattern has no units."""
+        if schema.get("custom_error_type") == "byte_size":
+            raise _loose("int", "unit (ByteSize)")
+        return super().union_schema(schema)
+
+
+def _refuse_bounds(kind: str, schema: Mapping[str, Any], bounds: Sequence[str]) -> None:
+    for bound in bounds:
+        if schema.get(bound) is not None:
+            raise _loose(kind, bound)
+
+
+def _loose(kind: str, bound: str) -> ProgramError:
+    return ProgramError(
+        f"a JSON Schema cannot say what a {kind} with {bound} must be",
+        hint=f"take a plain {kind}, and check its value",
+    )
+
+
 def _by_pydantic(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    return adapter.json_schema(), adapter.validate_json
+    return adapter.json_schema(schema_generator=_Exact), adapter.validate_json
 
 
 def _by_msgspec(kind: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
@@ -211,6 +268,8 @@ def _tidy(schema: Any) -> Any:
             out[key] = {name: _tidy(x) for name, x in value.items()}
         else:
             out[key] = value
+    if out.get("format") == "decimal":  # msgspec's
+        out = {"type": "string", "pattern": _DECIMAL}
     if "properties" in out:
         out.setdefault("additionalProperties", False)
     return out

@@ -24,7 +24,6 @@ from sgen.frontend.refs import Later
 from sgen.frontend.runs import run_function
 from sgen.frontend.sampling import sampling_params
 from sgen.frontend.state import State
-from sgen.frontend.tracing import unseen
 from sgen.protocol import Backend
 
 P = ParamSpec("P")
@@ -175,7 +174,7 @@ class Program(Generic[P, R]):
             return await in_own_thread(lambda: function(state, **bound))
 
         if recording.tracing:
-            recording.unseen.extend(unseen(function))
+            recording.reading.add(function)
         elif recording.on_loop and not self.is_async:
             return Later(recording, in_thread)
         result = function(state, **bound)

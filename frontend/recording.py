@@ -21,6 +21,7 @@ from sgen.frontend import ir
 from sgen.frontend.executor import Executor
 from sgen.frontend.lanes import Decode
 from sgen.frontend.markers import Markers
+from sgen.frontend.reading import Reading
 from sgen.frontend.values import Cell
 from sgen.protocol import Backend, Role
 
@@ -55,7 +56,7 @@ class Recording:
         self.nodes: list[ir.Node] = []
         self.decoders: dict[int, Decode] = {}
         self.places: list[ir.Arg] = []
-        self.unseen: list[str] = []
+        self.reading = Reading()
         self.unopened: dict[int, Role] = {}
         self.stopped = ""
         self.loop_thread = threading.get_ident()

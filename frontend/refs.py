@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sgen.errors import ProgramError
 from sgen.frontend import ir
+from sgen.frontend.markers import poisoned
 from sgen.frontend.recording import CURRENT, Recording
 from sgen.frontend.symbols import Symbol, symbol_text
 from sgen.frontend.values import Cell, Outcome
@@ -146,7 +147,7 @@ class Ref(Generic[T_co]):
         if self._recording.tracing:
             raise self._recording.halted(f"it takes the repr of {self.name!r}")
         state = repr(self._cell.text) if self._cell.succeeded else "no value"
-        return f"<Ref {self.name!r}: {state}>"
+        return poisoned(f"<Ref {self.name!r}: {state}>")
 
     def __add__(self, other: str | Ref[Any] | Fragment) -> Fragment:
         return Fragment((self,)) + other

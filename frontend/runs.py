@@ -151,6 +151,9 @@ async def _resolve(value: Any, recording: Recording) -> Any:
     if type(value) in (list, tuple):
         return type(value)([await _resolve(item, recording) for item in value])
     if type(value) is dict:
+        for key in value:
+            if isinstance(key, str):
+                recording.refuse_marks(key, "a key of the result")
         return {key: await _resolve(item, recording) for key, item in value.items()}
     return value
 

@@ -8,14 +8,13 @@ that is over) are raised by the call that makes them.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, get_args, overload
 
 from typing_extensions import TypeForm
 
-from sgen.errors import ProgramError
+from sgen.errors import InvalidRequestError, ProgramError
 from sgen.frontend import ir
 from sgen.frontend.branches import Branches as Branches
 from sgen.frontend.outputs import spec_of
@@ -25,14 +24,11 @@ from sgen.frontend.sampling import Sampling, sampling_params
 from sgen.frontend.specs import Spec
 from sgen.frontend.symbols import Symbol, symbol_text
 from sgen.frontend.values import Cell
-from sgen.protocol import Role
+from sgen.protocol import Role, SamplingParams
 
 T = TypeVar("T")
 
 Writable = str | Ref[Any] | Fragment
-
-_NAME = re.compile(r"\w[\w -]{0,63}")
-MAX_FORK = 1024
 
 
 class State:
@@ -159,8 +155,8 @@ class State:
         `spec` is a type (pydantic, msgspec, dataclass, TypedDict, Literal, Enum, list[...], ...)
         or a spec (`sgen.regex`, `json_schema`, `choices`, `grammar`); without one the text is
         free.  `params` are those of `Sampling`.  Constrained output is kept valid even where
-        `max_tokens` ends it; with finish="truncate" it may be cut, and its value is then an
-        OutputError.
+        `max_tokens` ends it, and takes no stops; with finish="truncate" it may be cut, by these
+        too, and its value is then an OutputError.
         """
         self._check()
         recording = self._recording
@@ -171,6 +167,7 @@ class State:
         sampling = sampling_params(params, recording.options, self._path, ordinal)
         if made.grammar is not None:
             recording.refuse_marks(made.grammar.source, "a grammar")
+            _refuse_stops(sampling)
         for stop in sampling.stop:
             recording.refuse_marks(stop, "a stop text")
         var, name = recording.new_var(), self._name(name, "gen")
@@ -224,7 +221,7 @@ class State:
     def _name(self, name: str | None, kind: str) -> str:
         if name is None:
             return f"{kind}{self._count(kind) + 1}"
-        if type(name) is not str or not _NAME.fullmatch(name):
+        if type(name) is not str or not ir.NAME.fullmatch(name):
             raise ProgramError(
                 f"{name!r} cannot name a variable",
                 hint="a name has up to 64 letters, digits, underscores, dashes and spaces",
@@ -246,8 +243,8 @@ class State:
         """
         self._check()
         self._concrete(n, "the number of branches")
-        if type(n) is not int or not 1 <= n <= MAX_FORK:
-            raise ProgramError(f"fork takes a number from 1 to {MAX_FORK}, not {n!r}")
+        if type(n) is not int or not 1 <= n <= ir.MAX_FORK:
+            raise ProgramError(f"fork takes a number from 1 to {ir.MAX_FORK}, not {n!r}")
         if len(self._path) >= ir.MAX_DEPTH:
             raise ProgramError(f"forks nest deeper than {ir.MAX_DEPTH}")
         ids = self._recording.new_branches(n)
@@ -305,6 +302,17 @@ class Message:
             self._state._end_role()  # the error may be caught further up
 
 
+def _refuse_stops(params: SamplingParams) -> None:
+    """A stop could end constrained output where it is not valid yet."""
+    param = "stop" if params.stop else "stop_token_ids"
+    if params.finish == "valid" and (params.stop or params.stop_token_ids):
+        raise InvalidRequestError(
+            f"{param} could end the output before its grammar does",
+            param=param,
+            hint="put the stop into the grammar, or take finish='truncate'",
+        )
+
+
 def _option_values(options: Sequence[Any]) -> dict[str, Any]:
     """The options by their texts."""
     if isinstance(options, str):
@@ -318,6 +326,8 @@ def _option_values(options: Sequence[Any]) -> dict[str, Any]:
         if not text or text in values:
             raise ProgramError(f"two options are the same, or one is empty: {option!r}")
         values[text] = option
+    if len(values) > ir.MAX_OPTIONS:
+        raise ProgramError(f"a select has at most {ir.MAX_OPTIONS} options, not {len(values)}")
     if not values:
         raise ProgramError("a select needs at least one option")
     return values

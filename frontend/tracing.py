@@ -3,17 +3,16 @@
 The function is called twice, with marks of different widths for what is not known, and only what
 both calls agree on is believed: a program that looks at the length of a text, or at a clock or
 dice, is found out.  What a call cannot show at all (an `except` that would catch a failing
-generation, `is`, `type()`) is read from the function's code.  In all of these cases the nodes up to
-the difference are known, and `note` says why the rest is not.
+generation, `is`, `type()`, a look at a text) is read from the function's code.  In all of these
+cases the nodes up to the difference are known, and `note` says why the rest is not.
 """
 
 from __future__ import annotations
 
-import dis
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import CodeType, CoroutineType
+from types import CoroutineType
 from typing import Any
 
 from sgen.frontend import ir
@@ -24,21 +23,7 @@ from sgen.frontend.refs import Ref
 from sgen.frontend.state import State
 from sgen.frontend.symbols import Symbol, symbol_result
 
-_WIDTHS = (2048, 65536)
-
-_UNSEEN_NAMES = {
-    "type": "it calls type()",
-    "id": "it calls id()",
-    "callable": "it calls callable()",
-    "suppress": "it suppresses errors",
-}
-_UNSEEN_OPS = {
-    "CHECK_EXC_MATCH": "it has an except clause",
-    "CHECK_EG_MATCH": "it has an except* clause",
-    "IS_OP": "it compares by `is`",
-    "MATCH_MAPPING": "it matches a mapping pattern",
-    "MATCH_SEQUENCE": "it matches a sequence pattern",
-}
+_WIDTHS = (1024, 32768)
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,8 @@ def trace(
         same += 1
     if same < max(len(short.nodes), len(wide.nodes)) or short.result != wide.result:
         why = "two traces differ: it looks at a text that holds a value, or at chance or time"
-        return Trace(short.nodes[:same], short.decoders, None, short.note or wide.note or why)
+        known = short.note or wide.note
+        return Trace(short.nodes[:same], short.decoders, None, f"{why}; {known}" if known else why)
     return short
 
 
@@ -78,8 +64,10 @@ def _trace_once(
     width: int,
 ) -> Trace:
     recording = Recording(options, markers=Markers(width))
-    recording.unseen.extend(unseen(function))
+    recording.reading.add(function)
     arguments = dict(args)
+    for value in args.values():
+        recording.reading.found(value, "an argument")
     for name in symbolic:
         what = f"the argument {name!r}"
         arguments[name] = Symbol(recording, what, ir.Arg(name), ir.ArgOf(name))
@@ -98,8 +86,8 @@ def _trace_once(
         note = f"calling it without values raised {type(error).__name__}: {error}"
     finally:
         CURRENT.reset(token)
-    if not note and recording.unseen:
-        note, result = recording.unseen[0], None
+    if not note and recording.reading.note:
+        note, result = recording.reading.note, None
     return Trace(tuple(recording.nodes), recording.decoders, result, note)
 
 
@@ -117,6 +105,8 @@ def _result(value: Any, recording: Recording) -> ir.Result:
         items = tuple(_result(item, recording) for item in value)
         return ir.ListOf(items, fixed=type(value) is tuple)
     if type(value) is dict and all(type(key) is str for key in value):
+        for key in value:
+            recording.refuse_marks(key, "a key of its result")
         return ir.DictOf({key: _result(item, recording) for key, item in value.items()})
     if value is None or type(value) is bool:
         return ir.Constant(value)
@@ -125,31 +115,3 @@ def _result(value: Any, recording: Recording) -> ir.Result:
     if type(value) is float and math.isfinite(value):
         return ir.Constant(value)
     raise recording.halted(f"it makes a {type(value).__name__} for its result")
-
-
-def unseen(function: Callable[..., Any]) -> list[str]:
-    """What the function's own code does that a trace could not see."""
-    found: list[str] = []
-    for code in _codes(function.__code__):
-        previous = ""
-        for step in dis.get_instructions(code):
-            name = step.opname
-            if name in _UNSEEN_OPS:
-                found.append(_UNSEEN_OPS[name])
-            elif name.endswith("NONE") and name.startswith("POP_JUMP"):
-                found.append("it compares with None")
-            elif previous == "PUSH_EXC_INFO" and name == "POP_TOP":
-                found.append(_UNSEEN_OPS["CHECK_EXC_MATCH"])
-            elif name in ("LOAD_GLOBAL", "LOAD_ATTR", "LOAD_METHOD", "LOAD_DEREF"):
-                globally = name == "LOAD_GLOBAL" or step.argval == "suppress"
-                if globally and step.argval in _UNSEEN_NAMES:
-                    found.append(_UNSEEN_NAMES[step.argval])
-            previous = name
-    return list(dict.fromkeys(found))
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)

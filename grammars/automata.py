@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from sgen.errors import GrammarError
+from sgen.grammars.work import Work
 
 DEAD = -1
 
@@ -43,6 +44,9 @@ class Automaton(Protocol):
 
     def distance(self, state: int) -> int:
         """The least number of bytes from here to the end of a word."""
+
+    def weight(self, state: int) -> int:
+        """How many rows the row of a state is made of."""
 
 
 @lru_cache(maxsize=4096)
@@ -82,10 +86,12 @@ def without_dead(row: Row) -> Row:
     return _shared(classes.translate(kept.ljust(256, b"\0"))), targets
 
 
-def run(automaton: Automaton, word: bytes) -> bool:
-    """Whether `word` is accepted."""
+def run(automaton: Automaton, word: bytes, work: Work | None = None) -> bool:
+    """Whether `word` is accepted; each step is counted as `work`."""
     state = automaton.start
     for byte in word:
+        if work is not None:
+            work.spend(automaton.weight(state))
         classes, targets = automaton.row(state)
         state = targets[classes[byte]]
         if state == DEAD:
@@ -118,6 +124,9 @@ class Literal:
 
     def distance(self, state: int) -> int:
         return len(self.word) - state
+
+    def weight(self, state: int) -> int:
+        return 1
 
 
 class Words:
@@ -166,6 +175,9 @@ class Words:
 
     def distance(self, state: int) -> int:
         return self._distance[state]
+
+    def weight(self, state: int) -> int:
+        return 1
 
 
 class Without:
@@ -238,6 +250,9 @@ class Without:
         self._distances[state] = best
         return best
 
+    def weight(self, state: int) -> int:
+        return 1 + self._automaton.weight(self._states[state][0])
+
 
 class Table:
     """An automaton written out in full, without the states that can reach no end."""
@@ -266,6 +281,9 @@ class Table:
     def distance(self, state: int) -> int:
         return self._distances[state]
 
+    def weight(self, state: int) -> int:
+        return 1
+
 
 def _distances(rows: Sequence[Row], accepting: Sequence[bool]) -> list[int]:
     """Bytes to the nearest accepting state, backwards from those; -1: no way there."""
@@ -285,10 +303,13 @@ def _distances(rows: Sequence[Row], accepting: Sequence[bool]) -> list[int]:
     return distance
 
 
-def product(a: Automaton, b: Automaton, *, minus: bool, limit: int = 20_000) -> Table:
+def product(
+    a: Automaton, b: Automaton, *, minus: bool, work: Work | None = None, limit: int = 20_000
+) -> Table:
     """The words of `a` that are words of `b`, or, with `minus`, those that are not.
 
-    Written out in full, since only then it is known which states can still reach an end.
+    Written out in full, since only then it is known which states can still reach an end; each
+    state is counted as `work`.
     """
     pairs = [(a.start, b.start)]
     number = {pairs[0]: 0}
@@ -297,6 +318,8 @@ def product(a: Automaton, b: Automaton, *, minus: bool, limit: int = 20_000) -> 
     for left, right in pairs:  # grows while it is walked
         in_b = right != DEAD and b.accepts(right)
         accepting.append(a.accepts(left) and in_b != minus)
+        if work is not None:
+            work.spend(a.weight(left) + (b.weight(right) if right != DEAD else 0))
         left_classes, left_targets = a.row(left)
         right_classes, right_targets = b.row(right) if right != DEAD else END_ROW
         classes, parts = combine((left_classes, right_classes))

@@ -8,6 +8,7 @@ from sgen.errors import GrammarError
 from sgen.grammars.automata import Automaton, Literal, Words
 from sgen.grammars.frames import Alternatives, Frame, Sequence
 from sgen.grammars.pushdown import Node
+from sgen.grammars.work import Work
 
 MAX_NODES = 100_000
 
@@ -15,7 +16,9 @@ MAX_NODES = 100_000
 class Builder:
     """Nodes by number.  A reserved one is defined later, which is how recursion is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work | None = None) -> None:
+        """`work` is what the parts of one compilation share."""
+        self.work = work or Work()
         self._nodes: list[Node | None] = []
         self._known: dict[Hashable, int] = {}
 
@@ -28,6 +31,7 @@ class Builder:
     def reserve(self) -> int:
         if len(self._nodes) >= MAX_NODES:
             raise GrammarError(f"the grammar has more than {MAX_NODES:,} parts", keyword="size")
+        self.work.spend(1)
         self._nodes.append(None)
         return len(self._nodes) - 1
 

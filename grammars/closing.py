@@ -19,6 +19,10 @@ LONGEST_TOKEN = 32
 """Longer tokens are not considered; fewer choices only raise the bound."""
 
 
+LONGEST_LEXEME = 65_536
+"""Bytes: what takes more to end is as good as without end, and no time is spent on it."""
+
+
 class ClosingCosts:
     """Tokens to close, per state of an automaton, up to NEVER_CLOSES."""
 
@@ -63,6 +67,8 @@ class ClosingCosts:
         known = self._lexemes.get(number)
         if known is not None:
             return known
+        if self._automaton.lexeme_distance(number) > LONGEST_LEXEME:
+            return INFINITE
         path, text = self._shortest(number)
         for state, cost in zip(path, self._fewest(text), strict=False):
             self._lexemes[state] = cost

@@ -20,8 +20,19 @@ def compile_grammar(spec: GrammarSpec) -> Grammar:
     """The automaton of exactly what `spec` says.
 
     GrammarError, with the keyword and the place, for whatever is malformed or cannot be enforced:
-    nothing is ever left out.  Work and memory are bounded by the limits of the front ends.
+    nothing is ever left out.  Work and memory are bounded by those limits, and by `Work`.
     """
+    try:
+        return _compile(spec)
+    except (RecursionError, OverflowError, UnicodeError) as error:
+        raise GrammarError(
+            f"the grammar cannot be compiled: {type(error).__name__}",
+            keyword="size",
+            hint="nest it less deeply, and use smaller numbers",
+        ) from error
+
+
+def _compile(spec: GrammarSpec) -> Grammar:
     builder = Builder()
     if spec.kind == "regex":
         root = _regex(builder, spec.source)

@@ -139,6 +139,9 @@ class Character:
     def distance(self, state: int) -> int:
         return self._distances[state]
 
+    def weight(self, state: int) -> int:
+        return 1
+
 
 @lru_cache(maxsize=512)
 def character(ranges: Ranges, style: Style) -> Character:

@@ -2,7 +2,8 @@ r"""The `format`s of JSON Schema strings, as trees.
 
 Each is what its specification and the parsers of Python's typed libraries all accept: RFC 3339
 dates and times with real days and without leap seconds, RFC 9562 UUIDs, RFC 5321 mailboxes with
-plain local parts, RFC 1123 host names, RFC 3986 URIs.  A format that promises nothing about the
+plain local parts, RFC 1123 host names, RFC 3986 URIs with a
+host after `//`.  A format that promises nothing about the
 text (`password`) is any text.
 """
 
@@ -48,7 +49,7 @@ _EMAIL = rf"{_ATOM}(?:\.{_ATOM}){{0,2}}@{_LABEL}(?:\.{_LABEL}){{0,2}}\.[A-Za-z]{
 _PCHAR = f"(?:[0-9A-Za-z._~!$&'()*+,;=:@-]|%{_HEX}{_HEX})"
 _AUTHORITY = (
     f"(?:(?:[0-9A-Za-z._~!$&'()*+,;=:-]|%{_HEX}{_HEX})*@)?"
-    rf"(?:\[(?:{_IPV6})\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%{_HEX}{_HEX})*)(?::[0-9]{{1,4}})?"
+    rf"(?:\[(?:{_IPV6})\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%{_HEX}{_HEX})+)(?::[0-9]{{1,4}})?"
 )
 _TAIL = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
 _URI = (
@@ -56,6 +57,8 @@ _URI = (
     f"(?://{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_PCHAR}+(?:/{_PCHAR}*)*)"
     f"{_TAIL}"
 )
+_SITE = rf"https?://(?:{_LABEL}\.){{0,3}}[A-Za-z]{{1,24}}(?::[0-9]{{1,4}})?"
+_SITE_LENGTHS = 8, 8 + 3 * 64 + 24 + 5  # the shortest and the longest
 _BASE64 = "(?:[0-9A-Za-z+/]{4})*(?:[0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?"
 
 _PATTERNS = {
@@ -84,6 +87,20 @@ def tree(name: str) -> Tree | None:
         return ANY
     pattern = _PATTERNS.get(name)
     return None if pattern is None else whole(parse(pattern, limit=16_384))
+
+
+@lru_cache(maxsize=64)
+def web_address(low: int, high: int) -> Tree | None:
+    """URIs of `low` to `high` characters, those of web pages only; None: no ready-made tree.
+
+    Everything but the path is within the bounds whatever it is, so that only the path has to
+    be counted, and no intersection is needed.
+    """
+    shortest, longest = _SITE_LENGTHS
+    if low > shortest or not longest < high <= 65_535:
+        return None
+    path = f"(?:|[/?][0-9A-Za-z._~!$&'()*+,;=:@/?-]{{0,{high - longest - 1}}})"
+    return whole(parse(_SITE + path))
 
 
 @lru_cache(maxsize=1)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Any
 
+from sgen.errors import GrammarError
 from sgen.grammars.automata import product, run
 from sgen.grammars.builder import Builder
 from sgen.grammars.frames import Array, Object, Property
-from sgen.grammars.json_scalars import KeyRule, other_keys, pattern_tree
+from sgen.grammars.json_scalars import KeyRule, other_keys, pattern_tree, placed
 from sgen.grammars.json_text import Schema, count, join, refuse, write
 from sgen.grammars.regex import automaton
 from sgen.grammars.regex_syntax import Tree
+from sgen.grammars.work import Work
 
 ARRAY_KEYWORDS = frozenset(
     {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"}
@@ -29,6 +31,9 @@ OBJECT_KEYWORDS = frozenset(
     }
 )
 
+MAX_PATTERNS = 64
+MAX_OPTIONAL = 1_900
+
 Lower = Callable[[Any, str], int]
 """Lowers the schema at a pointer to a node."""
 
@@ -43,8 +48,6 @@ def lower_array(builder: Builder, schema: Schema, pointer: str, lower: Lower) ->
         if "prefixItems" in schema:
             refuse("a list of items beside prefixItems", "items", join(pointer, "items"))
         prefix, keyword, first = schema["items"], "additionalItems", "items"
-    if not isinstance(prefix, list):
-        refuse("prefixItems must be a list", "prefixItems", pointer)
     return builder.frame(
         Array(
             prefix=tuple(lower(s, join(pointer, first, i)) for i, s in enumerate(prefix)),
@@ -64,16 +67,15 @@ def lower_object(
 ) -> int:
     """Declared properties in their order, then those required without being declared, then
     others; all keys by `rule`, which is what propertyNames says."""
-    declared = _mapping(schema, "properties", pointer)
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(n, str) for n in required):
-        refuse("required must be a list of names", "required", join(pointer, "required"))
-    rest = (schema.get("additionalProperties", True), join(pointer, "additionalProperties"))
-    values = {n: (s, join(pointer, "properties", n)) for n, s in declared.items()}
-    for name in required:
-        values.setdefault(name, rest)
+    declared, required = schema.get("properties", {}), set(schema.get("required", []))
+    place = join(pointer, "properties")
+    values = {name: (value, join(place, name)) for name, value in declared.items()}
+    _add_required(builder.work, schema, pointer, values)
     extras = _extras(builder, schema, pointer, lower, rule, values)
-    allowed = {name for name in values if rule == KeyRule() or rule.allows(name)}
+    try:
+        allowed = rule.allowed(values, builder.work)
+    except GrammarError as error:
+        raise placed(error, join(pointer, "propertyNames")) from None
     if not allowed.issuperset(required):
         return builder.never()
     properties = [
@@ -81,7 +83,11 @@ def lower_object(
         for name, value in values.items()
         if name in allowed
     ]
-    low, high = _counts(schema, pointer, len(properties), len(set(required)), bool(extras))
+    runs = [len(list(run)) for must, run in groupby(p.required for p in properties) if not must]
+    if max(runs, default=0) > MAX_OPTIONAL:
+        refuse(f"more than {MAX_OPTIONAL:,} optional properties in a row", "properties", place,
+               "require some of them")  # fmt: skip
+    low, high = _counts(schema, pointer, len(properties), len(required), bool(extras))
     return builder.frame(
         Object(
             properties=tuple(properties),
@@ -97,11 +103,25 @@ def lower_object(
     )
 
 
-def _mapping(schema: Schema, keyword: str, pointer: str) -> dict[str, Any]:
-    value = schema.get(keyword, {})
-    if not isinstance(value, dict):
-        refuse(f"{keyword} must be an object", keyword, join(pointer, keyword))
-    return value
+def _add_required(
+    work: Work, schema: Schema, pointer: str, values: dict[str, tuple[Any, str]]
+) -> None:
+    """Those required without being declared: by the one pattern that matches, or as others."""
+    missing = [name for name in schema.get("required", []) if name not in values]
+    keyed = schema.get("patternProperties", {}) if missing else {}
+    place = join(pointer, "patternProperties")
+    _check_patterns(keyed, place)
+    rest = (schema.get("additionalProperties", True), join(pointer, "additionalProperties"))
+    machines = {p: automaton(pattern_tree(p, join(place, p)), "canonical", work) for p in keyed}
+    for name in missing:
+        text = write(name)
+        found = [p for p, m in machines.items() if m is not None and run(m, text, work)]
+        values[name] = (keyed[found[0]], join(place, found[0])) if len(found) == 1 else rest
+
+
+def _check_patterns(keyed: Collection[str], place: str) -> None:
+    if len(keyed) > MAX_PATTERNS:
+        refuse(f"more than {MAX_PATTERNS} patterns", "patternProperties", place)
 
 
 def _property(builder: Builder, name: str, value: int, required: bool) -> Property:
@@ -115,38 +135,50 @@ def _extras(
     pointer: str,
     lower: Lower,
     rule: KeyRule,
-    declared: Collection[str],
+    values: dict[str, tuple[Any, str]],
 ) -> tuple[tuple[int, int], ...]:
     """(key, value) nodes for keys by a pattern, and for all others.
 
     A key that two patterns match, or a declared one that a pattern matches, would have to satisfy
     both schemas: that is refused.
     """
-    keyed = _mapping(schema, "patternProperties", pointer)
+    keyed = schema.get("patternProperties", {})
     place = join(pointer, "patternProperties")
+    _check_patterns(keyed, place)
     outer = {p: pattern_tree(p, join(place, p), outer=True) for p in keyed}
-    _refuse_shared(outer, declared, place)
+    _refuse_shared(builder.work, outer, values, place)
     extras = []
     for pattern, value in keyed.items():
         inner = pattern_tree(pattern, join(place, pattern))
-        key = other_keys(builder, rule, (inner,), (), (), join(place, pattern))
+        key = other_keys(
+            builder, rule, (inner,), _under(values, join(place, pattern)), (), join(place, pattern)
+        )
         extras.append((key, lower(value, join(place, pattern))))
     rest = schema.get("additionalProperties", True)
     if rest is not False:
-        key = other_keys(builder, rule, (), declared, tuple(outer.values()), pointer)
+        key = other_keys(builder, rule, (), values, tuple(outer.values()), pointer)
         extras.append((key, lower(rest, join(pointer, "additionalProperties"))))
     return tuple(extras)
 
 
-def _refuse_shared(outer: dict[str, Tree], declared: Collection[str], place: str) -> None:
-    machines = {p: automaton(tree, "canonical") for p, tree in outer.items()}
+def _under(values: dict[str, tuple[Any, str]], place: str) -> list[str]:
+    """The names whose values have the schema at a place."""
+    return [name for name, (_, where) in values.items() if where == place]
+
+
+def _refuse_shared(
+    work: Work, outer: dict[str, Tree], values: dict[str, tuple[Any, str]], place: str
+) -> None:
+    machines = {p: automaton(tree, "canonical", work) for p, tree in outer.items()}
     for pattern, machine in machines.items():
-        for name in declared:
-            if machine is not None and run(machine, write(name)):
+        for name, (_, where) in values.items():
+            if where == join(place, pattern) or machine is None:
+                continue
+            if run(machine, write(name), work):
                 refuse(f"a pattern that also matches the declared property {name!r}",
                        "patternProperties", join(place, pattern))  # fmt: skip
     for (_, a), (pattern, b) in combinations(machines.items(), 2):
-        if a is not None and b is not None and not product(a, b, minus=False).empty:
+        if a is not None and b is not None and not product(a, b, minus=False, work=work).empty:
             refuse("two patterns that can match one key", "patternProperties", join(place, pattern))
 
 

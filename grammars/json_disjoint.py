@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sgen.grammars.json_text import TYPES, Schema, identity, join, refuse, type_of
+from sgen.grammars.work import Work
 
 Follow = Callable[[Any, str], tuple[Any, str]]
 
@@ -54,12 +55,16 @@ def with_tag(schema: Any, tag: str) -> Schema | None:
 class Disjoint:
     """Proves within a number of steps; `follow` resolves references."""
 
-    def __init__(self, follow: Follow) -> None:
+    def __init__(self, follow: Follow, work: Work) -> None:
         self._follow = follow
+        self._work = work
+        # By the list of the values, which the schema keeps alive.
+        self._known: dict[int, tuple[frozenset[str], frozenset[str]]] = {}
         self._steps_left = MAX_STEPS
 
     def __call__(self, a: Any, place_a: str, b: Any, place_b: str, depth: int = 0) -> bool:
         self._steps_left -= 1
+        self._work.spend(1)
         if self._steps_left < 0:
             return False
         a, place_a = self._follow(a, place_a)
@@ -74,13 +79,29 @@ class Disjoint:
             return True
         values_a, values_b = _values(a), _values(b)
         if values_a is not None and values_b is not None:
-            return not {identity(v) for v in values_a} & {identity(v) for v in values_b}
-        shared = _kinds(a, place_a) & _kinds(b, place_b)
+            one, other = self._facts(values_a)[0], self._facts(values_b)[0]
+            self._work.spend(1 + min(len(one), len(other)) // 64)
+            return one.isdisjoint(other)
+        shared = self._kinds(a, place_a) & self._kinds(b, place_b)
         return all(
             _apart(a, b, kind)
             or (kind == "object" and self._by_property(a, place_a, b, place_b, depth))
             for kind in shared
         )
+
+    def _facts(self, values: list[Any]) -> tuple[frozenset[str], frozenset[str]]:
+        """What the values are, and their types."""
+        known = self._known.get(id(values))
+        if known is None:
+            self._work.spend(len(values) // 4)
+            known = frozenset(map(identity, values)), frozenset(map(type_of, values))
+            self._known[id(values)] = known
+        return known
+
+    def _kinds(self, schema: Schema, pointer: str) -> frozenset[str]:
+        values = _values(schema)
+        declared = types_of(schema, pointer)
+        return declared if values is None else declared & self._facts(values)[1]
 
     def _by_parts(self, a: Schema, place_a: str, b: Schema, place_b: str, depth: int) -> bool:
         """By the schemas that `a` is combined of."""
@@ -119,12 +140,6 @@ def _values(schema: Schema) -> list[Any] | None:
         return [schema["const"]]
     values = schema.get("enum")
     return values if isinstance(values, list) else None
-
-
-def _kinds(schema: Schema, pointer: str) -> frozenset[str]:
-    values = _values(schema)
-    declared = types_of(schema, pointer)
-    return declared if values is None else declared & {type_of(v) for v in values}
 
 
 def _apart(a: Schema, b: Schema, kind: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
@@ -25,6 +25,7 @@ from sgen.grammars.encoding import Style
 from sgen.grammars.json_text import Schema, count, join, refuse, write
 from sgen.grammars.regex import anywhere, automaton, with_length
 from sgen.grammars.regex_syntax import Chars, Many, Tree, parse
+from sgen.grammars.work import Work
 
 STRING_KEYWORDS = frozenset({"minLength", "maxLength", "pattern", "format", "contentEncoding"})
 NUMBER_KEYWORDS = frozenset(
@@ -51,7 +52,7 @@ def lower_string(builder: Builder, schema: Schema, pointer: str) -> int:
     if known is not None:
         return known
     try:
-        machine = string_automaton(trees, low, high, "json")
+        machine = string_automaton(trees, low, high, "json", builder.work)
     except GrammarError as error:
         raise placed(error, pointer) from None
     return builder.never() if machine is None else builder.lexeme(key, machine)
@@ -64,12 +65,10 @@ def placed(error: GrammarError, pointer: str) -> GrammarError:
     return GrammarError(message, keyword=error.keyword, pointer=pointer, hint=error.hint)
 
 
-def pattern_tree(pattern: object, pointer: str, *, outer: bool = False) -> Tree:
+def pattern_tree(pattern: str, pointer: str, *, outer: bool = False) -> Tree:
     """The strings that hold a match of a `pattern`."""
-    if not isinstance(pattern, str):
-        refuse("a pattern must be a string", "pattern", pointer)
     try:
-        return anywhere(parse(pattern, outer=outer))
+        return anywhere(parse(pattern, outer=outer, ecma=True))
     except GrammarError as error:
         raise placed(error, pointer) from None
 
@@ -79,7 +78,7 @@ def _trees(schema: Schema, pointer: str) -> Iterable[Tree]:
         yield pattern_tree(schema["pattern"], join(pointer, "pattern"))
     if "format" in schema:
         name = schema["format"]
-        tree = formats.tree(name) if isinstance(name, str) else None
+        tree = formats.tree(name)
         if tree is None:
             refuse(f"format {name!r} is not supported", "format", join(pointer, "format"),
                    f"supported: {', '.join(formats.NAMES)}")  # fmt: skip
@@ -92,7 +91,7 @@ def _trees(schema: Schema, pointer: str) -> Iterable[Tree]:
 
 
 def string_automaton(
-    trees: tuple[Tree, ...], low: int, high: int | None, style: Style
+    trees: tuple[Tree, ...], low: int, high: int | None, style: Style, work: Work
 ) -> Automaton | None:
     """JSON strings, quotes and all, that every tree matches, of `low` to `high` characters.
 
@@ -102,19 +101,21 @@ def string_automaton(
         return None
     length: Tree = Many(Chars(SCALARS), low, high)
     if not trees:
-        return automaton(length, style)
+        return automaton(length, style, work)
     narrowed = with_length(trees[0], low, high)
+    if narrowed is None and high is not None and trees[0] == formats.tree("uri"):
+        narrowed = formats.web_address(low, high)
     parts = [*trees, length] if narrowed is None else [narrowed, *trees[1:]]
-    machines = [automaton(part, style) for part in parts]
+    machines = [automaton(part, style, work) for part in parts]
     if any(m is None for m in machines):
         return None
-    return _meet([m for m in machines if m is not None])
+    return _meet([m for m in machines if m is not None], work)
 
 
-def _meet(machines: list[Automaton]) -> Automaton | None:
+def _meet(machines: list[Automaton], work: Work) -> Automaton | None:
     if len(machines) == 1:
         return machines[0]
-    met = reduce(lambda a, b: product(a, b, minus=False), machines[1:], machines[0])
+    met = reduce(lambda a, b: product(a, b, minus=False, work=work), machines[1:], machines[0])
     return None if isinstance(met, Table) and met.empty else met
 
 
@@ -127,11 +128,16 @@ class KeyRule:
     low: int = 0
     high: int | None = None
 
-    def allows(self, name: str) -> bool:
+    def allowed(self, names: Collection[str], work: Work) -> set[str]:
+        """Those of some names that the rule allows."""
         if self.names is not None:
-            return name in self.names
-        machine = string_automaton(self.trees, self.low, self.high, "canonical")
-        return machine is not None and run(machine, write(name))
+            return set(self.names).intersection(names)
+        if not self.trees and self.low == 0 and self.high is None:
+            return set(names)
+        machine = string_automaton(self.trees, self.low, self.high, "canonical", work)
+        if machine is None:
+            return set()
+        return {name for name in names if run(machine, write(name), work)}
 
 
 def key_rule(schema: Schema, pointer: str) -> KeyRule:
@@ -156,19 +162,23 @@ def other_keys(
     if known is not None:
         return known
     try:
-        machine = _keys(rule, matching, declared, excluded)
+        machine = _keys(rule, matching, declared, excluded, builder.work)
     except GrammarError as error:
         raise placed(error, pointer) from None
     return builder.never() if machine is None else builder.lexeme(key, machine)
 
 
 def _keys(
-    rule: KeyRule, matching: tuple[Tree, ...], names: tuple[str, ...], excluded: tuple[Tree, ...]
+    rule: KeyRule,
+    matching: tuple[Tree, ...],
+    names: tuple[str, ...],
+    excluded: tuple[Tree, ...],
+    work: Work,
 ) -> Automaton | None:
     words = Words(write(name) for name in names) if names else None
     if rule.names is None:
         trees = (*matching, *rule.trees)
-        machine = string_automaton(trees, rule.low, rule.high, "canonical")
+        machine = string_automaton(trees, rule.low, rule.high, "canonical", work)
         if (
             machine is not None
             and words is not None
@@ -179,17 +189,17 @@ def _keys(
     else:
         machine = Words(write(name) for name in rule.names) if rule.names else None
         if machine is not None and matching:
-            among = string_automaton(matching, 0, None, "canonical")
-            machine = None if among is None else _meet([machine, among])
+            among = string_automaton(matching, 0, None, "canonical", work)
+            machine = None if among is None else _meet([machine, among], work)
     for tree in excluded:
-        machine = _less(machine, automaton(tree, "canonical"))
-    return _less(machine, words)
+        machine = _less(machine, automaton(tree, "canonical", work), work)
+    return _less(machine, words, work)
 
 
-def _less(machine: Automaton | None, excluded: Automaton | None) -> Automaton | None:
+def _less(machine: Automaton | None, excluded: Automaton | None, work: Work) -> Automaton | None:
     if machine is None or excluded is None:
         return machine
-    table = product(machine, excluded, minus=True)
+    table = product(machine, excluded, minus=True, work=work)
     return None if table.empty else table
 
 
@@ -216,8 +226,12 @@ def lower_number(builder: Builder, schema: Schema, pointer: str, *, whole: bool)
     tree = numbers.INTEGER if unbounded else numbers.integer(least, most)
     if divisor == 1:
         return _tree_node(builder, tree)
-    machine = automaton(tree)
-    table = None if machine is None else product(machine, _divisible(divisor), minus=False)
+    work = builder.work
+    work.spend(divisor)
+    machine = automaton(tree, work=work)
+    table = (
+        None if machine is None else product(machine, _divisible(divisor), minus=False, work=work)
+    )
     if table is None or table.empty:
         return builder.never()
     return builder.lexeme(("multiple", tree, divisor), table)
@@ -227,7 +241,7 @@ def _tree_node(builder: Builder, tree: Tree) -> int:
     known = builder.find(tree)
     if known is not None:
         return known
-    machine = automaton(tree)
+    machine = automaton(tree, work=builder.work)
     return builder.never() if machine is None else builder.lexeme(tree, machine)
 
 
@@ -244,12 +258,10 @@ def _bound(
         value = schema.get(keyword)
         if keyword not in schema or (keyword == exclusive and isinstance(value, bool)):
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            refuse(f"{keyword} must be a number", keyword, pointer)
         bound = Decimal(repr(value))
         if not bound.is_finite() or len(f"{bound:f}") > numbers.MAX_DIGITS:
-            refuse(f"{keyword} has more than {numbers.MAX_DIGITS} digits", keyword, pointer,
-                   "leave it out if it is meant as no bound")  # fmt: skip
+            refuse(f"{keyword} has more than {numbers.MAX_DIGITS} digits", keyword,
+                   join(pointer, keyword), "leave it out if it is meant as no bound")  # fmt: skip
         found.append((bound, strict))
     if not found:
         return None, False
@@ -258,11 +270,9 @@ def _bound(
 
 def _divisor(schema: Schema, pointer: str) -> int:
     value = schema.get("multipleOf", 1)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        refuse("multipleOf must be a number above 0", "multipleOf", pointer)
     if value != int(value) or value > MAX_DIVISOR:
         refuse(f"multipleOf is supported for whole numbers up to {MAX_DIVISOR:,}", "multipleOf",
-               pointer)  # fmt: skip
+               join(pointer, "multipleOf"))  # fmt: skip
     return int(value)
 
 

@@ -22,6 +22,7 @@ from sgen.grammars.json_containers import (
     lower_object,
 )
 from sgen.grammars.json_disjoint import Disjoint, narrowed, types_of, with_tag
+from sgen.grammars.json_forms import check_forms
 from sgen.grammars.json_scalars import (
     NUMBER_KEYWORDS,
     STRING_KEYWORDS,
@@ -40,10 +41,15 @@ from sgen.grammars.json_text import (
     refuse,
     spellings,
     type_of,
+    write,
 )
 from sgen.grammars.pushdown import Plan, Pushdown
 
 MAX_ENUM = 4_096
+MAX_ACCEPTORS = 8
+
+Acceptors = dict[tuple[str, bytes], Callable[[bytes], bool] | None]
+"""By pointer and schema; None while it is under construction."""
 
 ANNOTATIONS = frozenset(
     {
@@ -86,17 +92,18 @@ DRAFTS = (
 def lower_schema(builder: Builder, source: str) -> int:
     """The node of the JSON texts that satisfy the schema in `source`."""
     root = read(source)
-    return _Lowering(builder, root).run()
+    return _Lowering(builder, root, {}).run()
 
 
 class _Lowering:
     """One schema on its way into a builder.  References are lowered once, each after another, so
     that neither cycles nor long chains of them go deep."""
 
-    def __init__(self, builder: Builder, root: object) -> None:
+    def __init__(self, builder: Builder, root: object, acceptors: Acceptors) -> None:
         self.builder = builder
         self.root = root
-        self.disjoint = Disjoint(self.follow)
+        self.acceptors = acceptors
+        self.disjoint = Disjoint(self.follow, builder.work)
         self._references: dict[tuple[str, str], int] = {}
         self._waiting: deque[tuple[int, object, str]] = deque()
         self._any: int | None = None
@@ -121,6 +128,7 @@ class _Lowering:
             return self.builder.never()
         if not isinstance(schema, dict):
             refuse("a schema must be an object or a boolean", "schema", pointer)
+        self.builder.work.spend(len(schema))
         keys = self.constraints(schema, pointer)
         if not keys:
             return self.anything()
@@ -151,6 +159,7 @@ class _Lowering:
         if "$schema" in schema and _dialect(schema["$schema"]) not in DRAFTS:
             refuse(f"the dialect {schema['$schema']!r} is not supported", "$schema",
                    join(pointer, "$schema"))  # fmt: skip
+        check_forms(schema, pointer)
         return {k for k in keys if not k.startswith("x-")}
 
     def anything(self) -> int:
@@ -204,15 +213,13 @@ class _Lowering:
 
     def values(self, schema: Schema, keys: set[str], pointer: str) -> int:
         found = schema.get("enum", [schema.get("const")])
+        self.builder.work.spend(len(found) if isinstance(found, list) else 0)
         place = join(pointer, "enum" if "enum" in keys else "const")
         if not isinstance(found, list) or len(found) > MAX_ENUM:
             refuse(f"enum must be a list of at most {MAX_ENUM:,} values", "enum", place)
         if "enum" in keys and "const" in keys:
             found = [v for v in found if identity(v) == identity(schema["const"])]
-        try:
-            texts = [text for value in found for text in spellings(value)]
-        except ValueError:
-            refuse("a value that no JSON text can hold", "enum", place)
+        texts = [text for value in found for text in spellings(value)]
         rest = {k: schema[k] for k in keys - {"enum", "const"}}
         if set(rest) == {"type"}:
             types = types_of(schema, pointer)
@@ -224,10 +231,20 @@ class _Lowering:
 
     def acceptor(self, schema: Schema, pointer: str) -> Callable[[bytes], bool]:
         """Whether a text satisfies a schema, by its own automaton."""
-        other = _Lowering(Builder(), self.root)
+        key = (pointer, write(schema))
+        known = self.acceptors.get(key)
+        if known is not None:
+            return known
+        if key in self.acceptors or list(self.acceptors.values()).count(None) >= MAX_ACCEPTORS:
+            refuse("values beside other keywords that lead back to them are not supported",
+                   "enum", pointer)  # fmt: skip
+        self.acceptors[key] = None
+        work = self.builder.work
+        other = _Lowering(Builder(work), self.root, self.acceptors)
         node = other.complete(schema, pointer)
         machine = Pushdown(Plan(other.builder.nodes()), node)
-        return lambda text: machine.possible and run(machine, text)
+        accepts = self.acceptors[key] = lambda text: machine.possible and run(machine, text, work)
+        return accepts
 
     def combined(self, schema: Schema, keys: set[str], keyword: str, pointer: str) -> int:
         branches = schema[keyword]

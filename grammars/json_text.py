@@ -45,6 +45,12 @@ def read(source: str) -> object:
     except ValueError as error:
         refuse(f"the schema is not JSON: {error}", "json", "")
     _check_depth(schema)
+    try:
+        write(schema)
+    except UnicodeError:
+        refuse("half a surrogate pair, which no text can hold", "json", "")
+    except ValueError:
+        refuse("a number beyond the range of a double", "json", "")
     return schema
 
 
@@ -82,11 +88,15 @@ def lookup(root: object, fragment: str, pointer: str) -> object:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(found, dict) and name in found:
             found = found[name]
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+        elif isinstance(found, list) and _is_index(name, len(found)):
             found = found[int(name)]
         else:
             refuse(f"$ref to #{fragment}, which is not in the schema", "$ref", pointer)
     return found
+
+
+def _is_index(step: str, size: int) -> bool:
+    return step.isascii() and step.isdecimal() and len(step) < 10 and int(step) < size
 
 
 def count(schema: Schema, keyword: str, pointer: str) -> int | None:
@@ -97,9 +107,10 @@ def count(schema: Schema, keyword: str, pointer: str) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        refuse(f"{keyword} must be a whole number, 0 or more", keyword, pointer)
+        refuse(f"{keyword} must be a whole number, 0 or more", keyword, join(pointer, keyword))
     if value > MAX_COUNT:
-        refuse(f"{keyword} is above {MAX_COUNT:,}", keyword, pointer, "leave it out")
+        refuse(f"{keyword} is above {MAX_COUNT:,}", keyword, join(pointer, keyword),
+               "leave it out")  # fmt: skip
     return value
 
 

@@ -184,6 +184,9 @@ class Pushdown:
     def distance(self, state: int) -> int:
         return self._distances[state]
 
+    def weight(self, state: int) -> int:
+        return max(1, len(self._states[state]))
+
     # What costs in tokens are made of.
 
     @property

@@ -12,6 +12,7 @@ from sgen.grammars.encoding import Style, character
 from sgen.grammars.frames import Repeat
 from sgen.grammars.pushdown import Plan, Pushdown
 from sgen.grammars.regex_syntax import ANY, EMPTY, Anchor, Chars, Concat, Either, Many, Tree
+from sgen.grammars.work import Work
 
 NOTHING = Chars(())
 """Matches no text."""
@@ -145,11 +146,24 @@ def with_length(tree: Tree, low: int, high: int | None) -> Tree | None:
     return Concat(tuple(items))
 
 
-def automaton(tree: Tree, style: Style = "utf8") -> Automaton | None:
+def size(tree: Tree) -> int:
+    """What it takes to make an automaton of the tree: its nodes, and the ranges of its sets."""
+    if isinstance(tree, Chars):
+        return 1 + 5 * len(tree.ranges)
+    if isinstance(tree, Anchor):
+        return 1
+    if isinstance(tree, Many):
+        return 1 + size(tree.item)
+    return 1 + sum(map(size, tree.items))
+
+
+def automaton(tree: Tree, style: Style = "utf8", work: Work | None = None) -> Automaton | None:
     """The texts of an anchorless tree in UTF-8, or as JSON strings with their quotes.
 
-    None if there is no such text.
+    None if there is no such text.  Its size is counted as `work`.
     """
+    if work is not None:
+        work.spend(size(tree))
     plan, root = _plan(tree, style)
     machine = Pushdown(plan, root, max_states=MAX_STATES)
     return machine if machine.possible else None

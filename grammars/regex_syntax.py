@@ -79,8 +79,13 @@ _GROUPS = {
 }
 
 
-def parse(pattern: str, *, outer: bool = False, limit: int = MAX_LENGTH) -> Tree:
-    """The tree of `pattern`.  GrammarError with the position of what is not supported."""
+def parse(
+    pattern: str, *, outer: bool = False, ecma: bool = False, limit: int = MAX_LENGTH
+) -> Tree:
+    """The tree of `pattern`.  GrammarError with the position of what is not supported.
+
+    `ecma`: the pattern is one of ECMA-262, where `\\A` and `\\Z` are letters; they are refused.
+    """
     if len(pattern) > limit:
         raise GrammarError(
             f"the pattern has {len(pattern):,} characters, more than {limit:,}",
@@ -88,14 +93,15 @@ def parse(pattern: str, *, outer: bool = False, limit: int = MAX_LENGTH) -> Tree
             position=limit,
             hint="use `choices` for long lists of words",
         )
-    return _Parser(pattern, outer).parse()
+    return _Parser(pattern, outer, ecma).parse()
 
 
 class _Parser:
-    def __init__(self, pattern: str, outer: bool) -> None:
+    def __init__(self, pattern: str, outer: bool, ecma: bool) -> None:
         self.text = pattern
         self.at = 0
         self.outer = outer
+        self.ecma = ecma
         self.depth = 0
 
     def parse(self) -> Tree:
@@ -220,6 +226,9 @@ class _Parser:
     def escape(self, start: int) -> Tree:
         letter = self.text[self.at : self.at + 1]
         if letter in ("A", "Z", "z"):
+            if self.ecma:
+                raise self.error(f"`\\{letter}` is a letter in ECMA-262, an anchor elsewhere",
+                                 "escape", hint="write `^` or `$`", at=start)  # fmt: skip
             self.at += 1
             return Anchor(letter == "A", start)
         if letter in ("b", "B"):

@@ -21,23 +21,36 @@ SPLIT = 256
 """Keys in one attention split: a fixed number, so that a row's sums have one order."""
 
 
-@lru_cache(maxsize=8)
+MAX_BLOCK = 64
+"""Rows beyond which padding would cost more than it is worth."""
+
+
 def row_block(threads: int) -> int:
     """The least number of rows of which this machine's BLAS makes every multiple alike.
 
-    Tried on a few shapes against a large product: 4 where MKL runs on AVX2.  `threads` is
-    `torch.get_num_threads()`, on which a BLAS may base its choice.
+    Tried on a few shapes against a larger product: 4 where MKL runs on AVX2.  `threads` is
+    `torch.get_num_threads()`, on which a BLAS may base its choice.  MAX_BLOCK if no number is
+    found: see `is_row_independent`.
     """
+    return _probe(threads) or MAX_BLOCK
+
+
+def is_row_independent(threads: int) -> bool:
+    """Do rows keep their bits in any company?  False: the same text in any batch is not sure."""
+    return _probe(threads) is not None
+
+
+@lru_cache(maxsize=8)
+def _probe(threads: int) -> int | None:
     gen = torch.Generator().manual_seed(threads)
     block = 1
-    for k, n in ((64, 256), (576, 192), (576, 3072), (1536, 576)):
-        x = torch.randn(512, k, generator=gen)
-        w = torch.randn(n, k, generator=gen)
+    for k, n in ((64, 256), (576, 192), (1536, 1536)):
+        x, w = torch.rand(4 * MAX_BLOCK, k, generator=gen), torch.rand(n, k, generator=gen)
         want = x @ w.T
-        while block < 64 and not all(
-            torch.equal(x[:rows] @ w.T, want[:rows]) for rows in (block, 2 * block, 3 * block)
-        ):
+        while not all(torch.equal(x[: block * i] @ w.T, want[: block * i]) for i in (1, 2, 3)):
             block *= 2
+            if block > MAX_BLOCK:
+                return None
     return block
 
 

@@ -3,29 +3,20 @@
 - A message's text is put into the rendered template by us, not by the template: it renders a
   placeholder.  So special tokens written in a message stay plain characters, and tokens that the
   model generated stay the tokens they were.
-- Templates come with the model and run in jinja2's immutable sandbox; a request never brings one.
+- Templates come with the model; a request never brings one.
 - Text between two runs of generated tokens is encoded as one text, so a prompt has the tokens that
   the same text would have in one piece.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-
-from sgen.errors import InvalidRequestError, UnsupportedModelError
+from sgen.errors import InvalidRequestError
 from sgen.protocol import PromptPart, Role, RoleEnd, RoleStart, Text, Tokens
+from sgen.runtime.template import CLOSE, OPEN, ChatTemplate, check_shown
 from sgen.runtime.tokenizer import Tokenizer
-
-# Private-use characters that no template writes; a message's own text never goes through jinja.
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 
 Piece = str | Text | Tokens
 """str: text of the template, in which special tokens are meant."""
@@ -36,70 +27,6 @@ class Message:
     role: Role
     content: list[Text | Tokens] = field(default_factory=list)
     closed: bool = False
-
-
-class ChatTemplate:
-    """A compiled template; `render(roles)` gives its text with a placeholder for each content."""
-
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _now
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as e:
-            raise UnsupportedModelError(f"the model's chat template does not compile: {e}") from e
-        self._special_tokens = dict(special_tokens)
-        self._trims = {role: self._does_trim(role) for role in ("system", "user", "assistant")}
-
-    def render(
-        self, roles: Sequence[Role], *, prompt: bool, contents: Sequence[str] | None = None
-    ) -> str:
-        """The template's text for messages of these roles; `prompt`: then the assistant speaks.
-
-        InvalidRequestError where the template refuses the messages (their order, for one).
-        """
-        contents = contents or [f"{_OPEN}{i}{_CLOSE}" for i in range(len(roles))]
-        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=prompt, **self._special_tokens
-            )
-        except Exception as e:  # templates may fail in any way that Python can
-            raise InvalidRequestError(
-                f"the model's chat template refuses messages of roles {', '.join(roles)}: {e}",
-                param="prompt",
-                hint="templates often want system first, then user and assistant in turn",
-            ) from e
-
-    def trims(self, role: Role) -> bool:
-        """Whether the template strips white space around the content of this role."""
-        return self._trims[role]
-
-    def _does_trim(self, role: Role) -> bool:
-        roles: tuple[Role, ...] = ("user",) if role == "user" else ("user", role)
-        if role == "system":
-            roles = ("system", "user")
-        try:
-            text = self.render(roles, prompt=False, contents=[f" {_OPEN} "] * len(roles))
-        except InvalidRequestError:
-            return False
-        return f" {_OPEN} " not in text
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
 
 
 class PromptEncoder:
@@ -115,7 +42,11 @@ class PromptEncoder:
         return self._template is not None
 
     def encode(self, parts: Sequence[PromptPart]) -> list[int]:
-        """Token ids of a prompt; InvalidRequestError if its roles make no sense."""
+        """Token ids of a prompt; InvalidRequestError if its roles make no sense or a text is not
+        valid Unicode."""
+        for part in parts:
+            if isinstance(part, Text):
+                _check_unicode(part.text)
         return self._encode_pieces(list(self._pieces(parts)))
 
     # --- parts to pieces -------------------------------------------------------------------------
@@ -151,9 +82,11 @@ class PromptEncoder:
         if last.role == "assistant" and len(roles) > 1:
             return self._template.render(roles[:-1], prompt=True)
         # The message being written: what the template says before its content.
-        marker = f"{_OPEN}{len(roles) - 1}{_CLOSE}"
+        marker = f"{OPEN}{len(roles) - 1}{CLOSE}"
         before, _, _ = self._template.render(roles, prompt=False).partition(marker)
-        return before if last.role == "assistant" else before + marker
+        text = before if last.role == "assistant" else before + marker
+        check_shown(text, roles[:-1] if last.role == "assistant" else roles)
+        return text
 
     def _end_of(self, messages: Sequence[Message], text: str) -> int:
         """Where in `text` these first messages end, if the template writes them one by one."""
@@ -183,25 +116,53 @@ class PromptEncoder:
             elif isinstance(piece, Text) and stretch and isinstance(stretch[-1], Text):
                 # Joined, so that no special token hides across two parts.
                 stretch[-1] = Text(stretch[-1].text + piece.text)
-            else:
+            elif piece:  # an empty piece of the template would keep two texts from being joined
                 stretch.append(piece)
         return out + self._encode_stretch(stretch, inner=bool(out))
 
     def _encode_stretch(self, pieces: Sequence[str | Text], *, inner: bool) -> list[int]:
         """Encode neighbouring texts as one, unless a person's text spells out a special token."""
-        runs: list[tuple[str, bool]] = []  # text, special tokens recognised
+        runs: list[list[str | Text]] = []
+        joinable = False
         for piece in pieces:
-            text = piece if isinstance(piece, str) else piece.text
-            hostile = not isinstance(piece, str) and self._tokenizer.has_special(text)
-            if runs and runs[-1][1] and not hostile:
-                runs[-1] = (runs[-1][0] + text, True)
+            hostile = isinstance(piece, Text) and self._tokenizer.has_special(piece.text)
+            if joinable and not hostile:
+                runs[-1].append(piece)
             else:
-                runs.append((text, not hostile))
+                runs.append([piece])
+            joinable = not hostile
         out: list[int] = []
-        for text, special in runs:
-            if text:
-                out += self._tokenizer.encode(text, special=special, inner=inner or bool(out))
+        for run in runs:
+            out += self._encode_run(run, inner=inner or bool(out))
         return out
+
+    def _encode_run(self, run: Sequence[str | Text], *, inner: bool) -> list[int]:
+        """Encode as one text where this gives the special tokens of the template's pieces and no
+        others; a normalizer, or the seam of two pieces, could make more.  Else piece by piece."""
+        tokenizer = self._tokenizer
+        texts = [p.text if isinstance(p, Text) else p for p in run]
+        meant: list[int] = []
+        for piece in run:
+            if isinstance(piece, str):
+                meant += filter(tokenizer.is_special, tokenizer.encode(piece, special=True))
+        ids = tokenizer.encode("".join(texts), special=True, inner=inner)
+        if [i for i in ids if tokenizer.is_special(i)] == meant:
+            return ids
+        out: list[int] = []
+        for piece, text in zip(run, texts, strict=True):
+            special = isinstance(piece, str)
+            out += tokenizer.encode(text, special=special, inner=inner or bool(out))
+        return out
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidRequestError(
+            f"a text of the prompt is not valid Unicode: a lone surrogate at character {e.start}",
+            param="prompt",
+        ) from e
 
 
 def _messages(
@@ -232,10 +193,10 @@ def _messages(
 
 def _fill(text: str, messages: Sequence[Message], template: ChatTemplate | None) -> Iterator[Piece]:
     """The template's text with each placeholder replaced by its message's content."""
-    first, *rest = text.split(_OPEN)
+    first, *rest = text.split(OPEN)
     yield first
     for chunk in rest:
-        number, _, after = chunk.partition(_CLOSE)
+        number, _, after = chunk.partition(CLOSE)
         message = messages[int(number)]
         trim = template is not None and template.trims(message.role)
         yield from _trimmed(message.content) if trim else message.content

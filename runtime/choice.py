@@ -4,6 +4,9 @@ Every option is tokenized together with the prompt, so that it is scored as the 
 read it.  The options' tokens form a trie below the prompt; `OptionScore.tree` is the probability
 of walking it to an option's end, when at each node only what some option does next is possible.
 Where one option ends and another goes on, ending has the probability of all other tokens.
+
+A short prompt and an option may be one token together.  Then the first token that is predicted
+holds the prompt too, and it is predicted from the token with which texts begin.
 """
 
 from __future__ import annotations
@@ -21,23 +24,52 @@ from sgen.protocol import OptionScore
 Path = tuple[int, ...]
 
 
-class OptionTrie:
-    """The options of one choice; `add_row` collects what the model says at the trie's nodes."""
+def check_options(options: Sequence[str]) -> None:
+    """InvalidRequestError unless there are some, none empty and no two the same."""
+    problem = ""
+    if not options:
+        problem = "there are no options to choose from"
+    elif not all(options):
+        problem = f"option {options.index('')} is empty: there is nothing to score"
+    elif len(set(options)) < len(options):
+        twice = next(o for i, o in enumerate(options) if o in options[:i])
+        problem = f"two options are {twice!r}: options must differ"
+    if problem:
+        raise InvalidRequestError(problem, param="options")
 
-    def __init__(self, prompt: Sequence[int], options: Sequence[Sequence[int]]) -> None:
-        """Token ids of the prompt, and of the prompt with each option behind it."""
+
+class OptionTrie:
+    """The options of one choice; `add_row` collects what the model says at the trie's nodes.
+
+    `base` tokens come before the options: those of the prompt that no option changes.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        options: Sequence[Sequence[int]],
+        first: int | None = None,
+    ) -> None:
+        """Token ids of the prompt, and of the prompt with each option behind it.
+
+        `first` is the token with which the model's texts begin, for a prompt of which no token
+        is left once an option follows.  InvalidRequestError: no token to predict options from, or
+        options that are the same tokens.
+        """
         # Where an option begins: the last tokens of a prompt may change when text follows.
         shared = takewhile(
             lambda column: len(set(column)) == 1, zip(prompt, *options, strict=False)
         )
         self.base = sum(1 for _ in shared)
         if self.base == 0:
-            raise InvalidRequestError(
-                "there is no token before the options to predict them from",
-                param="prompt",
-                hint="put some text before the select",
-            )
+            options = [[_first(prompt, first), *option] for option in options]
+            self.base = 1
         self.paths: list[Path] = [tuple(o[self.base :]) for o in options]
+        if len(set(self.paths)) < len(self.paths):
+            raise InvalidRequestError(
+                "two options are the same tokens to this model: options must differ",
+                param="options",
+            )
         self._options = options
         self._ends = frozenset(self.paths)
         self._children: dict[Path, set[int]] = {}
@@ -83,3 +115,21 @@ class OptionTrie:
                 spread = sum(math.exp(x - best) for x in following.values())
                 total += following[path[depth]] - best - math.log(spread)
         return math.exp(total)
+
+
+def _first(prompt: Sequence[int], first: int | None) -> int:
+    """The token before options that share no token with the prompt, or why there is none."""
+    if not prompt:
+        raise InvalidRequestError(
+            "there is no token before the options to predict them from",
+            param="prompt",
+            hint="put some text before the select",
+        )
+    if first is None:
+        raise InvalidRequestError(
+            "the prompt and an option merge into one token, and the model has no token that "
+            "begins a text, from which to predict it",
+            param="prompt",
+            hint="put more text before the select",
+        )
+    return first

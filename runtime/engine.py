@@ -1,32 +1,37 @@
 """The engine core: a step function, and a thread that calls it.
 
 A step is: take what arrived, schedule, run the model, sample, commit.  `submit`, `submit_score`,
-`cancel`, `stats` and `close` may be called from any thread; everything else belongs to whoever
-steps, which is the engine's own thread after `start`, or the caller of `step`.
+`cancel`, `withdraw`, `stats` and `close` may be called from any thread; everything else belongs to
+whoever steps, which is the engine's own thread after `start`, or the caller of `step`.
 
-Every request ends with exactly one call: its last chunk (`on_done` when scoring), or `on_error`.
+Every request ends with exactly one call: its last chunk, or `on_error`; one that scores several
+sequences, with one for each (`on_done`, or `on_error`).
 Callbacks run on the stepping thread and must not block; one that raises ends its own request and
 no other.  A request's matcher, likewise.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import torch
 
-from sgen.errors import CapacityError, EngineClosedError, InvalidRequestError, SgenError
+from sgen.errors import EngineClosedError, InvalidRequestError, SgenError
 from sgen.grammars.vocabulary import Vocabulary
 from sgen.protocol import SamplingParams
-from sgen.runtime.batch import PAGE_SIZE, KVCache, Model
-from sgen.runtime.jobs import Generation, Job, OnChunk, OnDone, OnError, OnRow, Scoring
+from sgen.runtime.admission import Bounds, check_closes
+from sgen.runtime.batch import KVCache, Model
+from sgen.runtime.jobs import Generation, Handle, Job, OnChunk, OnDone, OnError, OnRow, Scoring
 from sgen.runtime.output import OutputStream, Speller
-from sgen.runtime.pages import PagePool, pages_for
+from sgen.runtime.pages import PagePool
 from sgen.runtime.plan import build_batch
 from sgen.runtime.radix import RadixCache
 from sgen.runtime.request import Matcher, Request, State
@@ -43,7 +48,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot.  free + tree + private pages = all pages; see Counters for the tokens."""
+    """`num_running` + `num_waiting` are all that has not ended: both 0 means that it is idle.
+
+    Pages and counters are read while steps go on, so they agree with each other (free + tree +
+    private = all pages) only when nothing runs.  See Counters for the tokens.
+    """
 
     num_running: int
     num_waiting: int
@@ -75,10 +84,13 @@ class EngineCore:
         self._pool = PagePool(num_pages)
         self._cache = RadixCache(self._pool)
         self._scheduler = Scheduler(self._pool, self._cache, limits or Limits(), self._kv.copy_page)
+        self._bounds = Bounds(model.vocab_size, model.context_length, num_pages)
         self._debug = debug
+        self._pid = os.getpid()
         self._failed_steps = 0
-        self._wake = threading.Condition()  # guards the five below
-        self._live: dict[str, Job] = {}
+        self._wake = threading.Condition()  # guards the six below
+        self._live: dict[Request, Job] = {}
+        self._names: dict[str, int] = {}  # ids in use, and how many live jobs each has
         self._arrived: list[Job] = []
         self._cancelled: list[Job] = []
         self._closed = ""  # why, once it is
@@ -98,7 +110,7 @@ class EngineCore:
         on_error: OnError,
         matcher: Matcher | None = None,
         salt: str = "",
-    ) -> None:
+    ) -> Handle:
         """Queue a request that extends `tokens`; its chunks go to `on_chunk`.
 
         The matcher is the engine's until the request ends.  `max_tokens=None` means up to the end
@@ -106,20 +118,20 @@ class EngineCore:
         vocabulary, an id that is in use, `max_tokens` below the grammar's shortest output.
         CapacityError: more tokens than the context or the cache could ever hold.
         """
-        self._check_tokens(tokens)
-        self._check_ids(params)
-        max_tokens = self._room(len(tokens), params.max_tokens)
+        self._bounds.check_tokens(tokens)
+        self._bounds.check_ids(params)
+        max_tokens = self._bounds.room(len(tokens), params.max_tokens)
         if matcher is not None and params.finish == "valid":
-            _check_closes(matcher.shortest_close(), max_tokens)
+            check_closes(matcher.shortest_close(), max_tokens)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         request = Request(request_id, tokens, salt=salt)
         stream = OutputStream(self._speller, params, max_tokens, matcher)
         sampler = Sampler(params, seed, tokens)
-        self._enqueue(Generation(request, stream, sampler, on_chunk, on_error))
+        return self._enqueue((Generation(request, stream, sampler, on_chunk, on_error),))
 
     def submit_score(
         self,
-        tokens: Sequence[int],
+        sequences: Sequence[Sequence[int]],
         score_from: int,
         *,
         request_id: str,
@@ -127,39 +139,65 @@ class EngineCore:
         on_done: OnDone,
         on_error: OnError,
         salt: str = "",
-    ) -> None:
-        """Queue a request that samples nothing, but hands out logits.
+    ) -> Handle:
+        """Queue a request that samples nothing, but hands out logits of some token sequences.
 
-        For each position from `score_from` to the last, in order and once each,
-        `on_row(position, row)` gets what the model predicts to follow that position: fp32 [V],
-        valid during the call only (clone what you keep).  Then `on_done(usage)`.
+        For each position of `sequences[i]` from `score_from` to the last, in order and once each,
+        `on_row(i, position, row)` gets what the model predicts to follow that position: fp32 [V],
+        valid during the call only (clone what you keep).  Then `on_done(usage)`, once for each
+        sequence.
         """
-        self._check_tokens(tokens)
-        self._room(len(tokens), 0)
-        if not 0 <= score_from < len(tokens):
-            raise InvalidRequestError(
-                f"score_from is {score_from}, but there are {len(tokens)} tokens",
-                param="score_from",
-            )
-        request = Request(request_id, tokens, salt=salt, score_from=score_from)
-        self._enqueue(Scoring(request, on_row, on_done, on_error))
+        jobs = []
+        for i, tokens in enumerate(sequences):
+            self._bounds.check_tokens(tokens)
+            self._bounds.room(len(tokens), 0)
+            if not 0 <= score_from < len(tokens):
+                raise InvalidRequestError(
+                    f"score_from is {score_from}, but there are {len(tokens)} tokens",
+                    param="score_from",
+                )
+            request = Request(request_id, tokens, salt=salt, score_from=score_from)
+            jobs.append(Scoring(request, partial(on_row, i), on_done, on_error))
+        return self._enqueue(tuple(jobs))
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; unknown and finished ones are ignored.
 
         Its last chunk has finish_reason "cancelled" (a scoring request gets `on_error`).
         """
+        if os.getpid() != self._pid:
+            return
         with self._wake:
-            job = self._live.get(request_id)
-            if job is not None:
-                self._cancelled.append(job)
+            if request_id in self._names:
+                self._cancelled += [j for r, j in self._live.items() if r.id == request_id]
                 self._wake.notify()
 
+    def withdraw(self, handle: Handle) -> None:
+        """Cancel what one call submitted, and never another request that has its id by now."""
+        if os.getpid() != self._pid:
+            return
+        with self._wake:
+            live = [job for job in handle if job.request in self._live]
+            if live:
+                self._cancelled += live
+                self._wake.notify()
+
+    def check_open(self) -> None:
+        """EngineClosedError if nothing can be submitted (any more, or in this process)."""
+        self._check_process()
+        if self._closed:
+            raise self._closed_error()
+
     def stats(self) -> EngineStats:
+        self._check_process()
         scheduler = self._scheduler
+        with self._wake:
+            # The scheduler's lists change without the lock; what lives and does not run, waits.
+            num_live = len(self._live)
+            num_running = min(scheduler.num_running, num_live)
         return EngineStats(
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting + len(self._arrived),
+            num_running=num_running,
+            num_waiting=num_live - num_running,
             num_pages=self._pool.num_pages,
             free_pages=self._pool.num_free,
             tree_pages=self._cache.num_pages,
@@ -168,8 +206,13 @@ class EngineCore:
         )
 
     def start(self) -> None:
-        """Step in a daemon thread of the engine's own, which sleeps when there is nothing to do."""
+        """Step in a daemon thread of the engine's own, which sleeps when there is nothing to do.
+
+        An engine that is not closed is closed when the interpreter exits: a thread that is inside
+        the model while the interpreter is torn down would abort the process.
+        """
         assert self._thread is None, "the engine was started twice"
+        atexit.register(self.close)
         self._thread = threading.Thread(target=self._loop, name="sgen-engine", daemon=True)
         self._thread.start()
 
@@ -178,6 +221,9 @@ class EngineCore:
 
         Returns when all callbacks have returned, unless it is called from one of them.
         """
+        if os.getpid() != self._pid:  # a fork's copy: neither the thread nor its requests are here
+            atexit.unregister(self.close)
+            return
         with self._wake:
             self._closed = self._closed or "the engine was closed"
             self._wake.notify()
@@ -188,6 +234,7 @@ class EngineCore:
                 self._end_all()
         elif thread is not threading.current_thread():
             thread.join()
+            atexit.unregister(self.close)
 
     # -- on the stepping thread -----------------------------------------------------------
 
@@ -274,7 +321,7 @@ class EngineCore:
         for extension in plan:
             positions = extension.logit_positions
             self._scheduler.commit(extension)
-            job = self._live[extension.request.id]
+            job = self._live[extension.request]
             if isinstance(job, Scoring):
                 self._guard(job, self._hand_out, job, positions, logits[row : row + len(positions)])
             elif positions:
@@ -284,7 +331,7 @@ class EngineCore:
                     picked.append(job)
             row += len(positions)
         for job, sampled in zip(picked, sample(logits, picks), strict=True):
-            if isinstance(sampled, SgenError):
+            if isinstance(sampled, Exception):
                 self._fail(job, sampled)
             else:
                 self._scheduler.counters.decoded_tokens += 1
@@ -310,7 +357,10 @@ class EngineCore:
         """Free what a request holds, and its id; before its last callback, which may use both."""
         self._scheduler.finish(job.request)
         with self._wake:
-            del self._live[job.request.id]
+            del self._live[job.request]
+            self._names[job.request.id] -= 1
+            if not self._names[job.request.id]:
+                del self._names[job.request.id]
 
     def _guard(
         self, job: Job, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -340,7 +390,7 @@ class EngineCore:
         """The model raised: its requests end, nothing that the step wrote is kept."""
         _log.error("a step of %d requests failed", len(plan), exc_info=error)
         for extension in plan:
-            job = self._live[extension.request.id]
+            job = self._live[extension.request]
             self._fail(job, _wrapped(job, error))
         self._failed_steps += 1
         if self._failed_steps >= MAX_FAILED_STEPS:
@@ -350,7 +400,6 @@ class EngineCore:
         """Closed: end what is left.  If the step itself failed, its accounts may be broken."""
         with self._wake:
             jobs = list(self._live.values())
-            self._live.clear()
             self._arrived.clear()
             self._cancelled.clear()
         for job in jobs:
@@ -359,6 +408,10 @@ class EngineCore:
                     self._scheduler.finish(job.request)
                 except Exception:
                     _log.exception("request %r could not be freed", job.request.id)
+        with self._wake:
+            self._live.clear()
+            self._names.clear()
+        for job in jobs:
             self._report(job, self._closed_error())
 
     def _closed_error(self) -> EngineClosedError:
@@ -366,75 +419,30 @@ class EngineCore:
         error.__cause__ = self._cause
         return error
 
-    # -- at the door ----------------------------------------------------------------------
+    def _check_process(self) -> None:
+        """Before any lock is taken: a fork may have copied it while somebody held it."""
+        if os.getpid() != self._pid:
+            raise EngineClosedError(
+                f"the engine belongs to its parent process {self._pid}: this one is a fork, in "
+                "which the engine's thread does not exist",
+                hint="load the engine in the child process",
+            )
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, jobs: Handle) -> Handle:
+        self.check_open()
         with self._wake:
             if self._closed:
                 raise self._closed_error()
-            if job.request.id in self._live:
+            name = jobs[0].request.id
+            if name in self._names:
                 raise InvalidRequestError(
-                    f"request id {job.request.id!r} is in use", param="id", hint="choose another id"
+                    f"request id {name!r} is in use", param="id", hint="choose another id"
                 )
-            self._live[job.request.id] = job
-            self._arrived.append(job)
+            self._names[name] = len(jobs)
+            self._live.update((job.request, job) for job in jobs)
+            self._arrived += jobs
             self._wake.notify()
-
-    def _check_tokens(self, tokens: Sequence[int]) -> None:
-        if len(tokens) == 0:
-            raise InvalidRequestError(
-                "the prompt has no tokens", param="prompt", hint="start with a BOS token or text"
-            )
-        low, high = min(tokens), max(tokens)
-        if low < 0 or high >= self._model.vocab_size:
-            raise InvalidRequestError(
-                f"token {low if low < 0 else high} is outside the model's vocabulary of "
-                f"{self._model.vocab_size}",
-                param="prompt",
-            )
-
-    def _check_ids(self, params: SamplingParams) -> None:
-        for name in ("logit_bias", "stop_token_ids"):
-            for token in getattr(params, name):
-                if not 0 <= token < self._model.vocab_size:
-                    raise InvalidRequestError(
-                        f"{name} names token {token}, outside the model's vocabulary of "
-                        f"{self._model.vocab_size}",
-                        param=name,
-                    )
-
-    def _room(self, num_prompt: int, max_tokens: int | None) -> int:
-        """`max_tokens`, or what fits; CapacityError if prompt and output can never fit."""
-        context, pages = self._model.context_length, self._pool.num_pages
-        room = min(context, pages * PAGE_SIZE) - num_prompt
-        wanted = max(1, room) if max_tokens is None else max_tokens
-        total = num_prompt + wanted
-        remedy = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
-        if total > context:
-            raise CapacityError(
-                f"{num_prompt} prompt tokens and {wanted} new ones are {total}, "
-                f"but the model's context is {context} tokens",
-                param="max_tokens",
-                hint=remedy,
-            )
-        if pages_for(total) > pages:
-            raise CapacityError(
-                f"{num_prompt} prompt tokens and {wanted} new ones need {pages_for(total)} pages "
-                f"of {PAGE_SIZE} tokens, but the KV cache has {pages}",
-                param="max_tokens",
-                hint=f"{remedy}, or give the engine a larger KV cache",
-            )
-        return wanted
-
-
-def _check_closes(shortest: int, max_tokens: int) -> None:
-    if shortest > max_tokens:
-        raise InvalidRequestError(
-            f"the shortest output that the grammar allows takes {shortest} tokens, "
-            f"but max_tokens is {max_tokens}",
-            param="max_tokens",
-            hint=f'set max_tokens to at least {shortest}, or finish to "truncate"',
-        )
+        return jobs
 
 
 def _wrapped(job: Job, error: Exception) -> SgenError:

@@ -91,13 +91,15 @@ def resolve_model(name: str | os.PathLike[str] | None, *, progress: Progress = _
         name = DEFAULT_MODEL
     if isinstance(name, str) and name in MODELS:
         return _installed(MODELS[name], name) or pull(name, progress)
-    path = Path(name).expanduser()
-    if path.exists():
-        return _inside(path)
     text = os.fspath(name)
-    pulled = models_folder() / f"{text}.gguf"
-    if Path(text).name == text and pulled.is_file():
-        return pulled
+    try:
+        found = _local(text)
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, a name too long, a NUL
+        raise ModelNotFoundError(f"{text[:80]!r} cannot be looked up: {error!s:.200}") from error
+    if found is not None:
+        return found
+    if text.endswith(".gguf"):
+        raise ModelNotFoundError(f"no such file: {text}", hint="check the path")
     if isinstance(name, str) and _HUB_NAME.fullmatch(name):
         return _from_hub(name)
     raise ModelNotFoundError(
@@ -105,6 +107,17 @@ def resolve_model(name: str | os.PathLike[str] | None, *, progress: Progress = _
         hint="give a .gguf file, a model folder, org/name on the hub, or one of: "
         + ", ".join(MODELS),
     )
+
+
+def _local(text: str) -> Path | None:
+    """A path, or the name of a GGUF file in the models folder."""
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if path.exists():
+        return _inside(path)
+    pulled = models_folder() / f"{text}.gguf"
+    return pulled if Path(text).name == text and pulled.is_file() else None
 
 
 def _inside(path: Path) -> Path:
@@ -121,7 +134,11 @@ def _inside(path: Path) -> Path:
 
 
 def _installed(model: PackagedModel, name: str) -> Path | None:
-    """The model's file in the cache, or in an installed copy of its package (not imported)."""
+    """The model's file in the cache, or in an installed copy of its package (not imported).
+
+    A package's copy is checked by its SHA-256.  The cache's file is trusted by its size: `pull`
+    checked its SHA-256 before it put the file there.
+    """
     cached = models_folder() / f"{name}.gguf"
     if cached.is_file() and cached.stat().st_size == model.size:
         return cached
@@ -131,7 +148,7 @@ def _installed(model: PackagedModel, name: str) -> Path | None:
         return None
     for location in (spec.submodule_search_locations or ()) if spec is not None else ():
         for file in sorted(Path(location).rglob("*.gguf")):
-            if file.stat().st_size == model.size:
+            if file.stat().st_size == model.size and sha256(file) == model.sha256:
                 return file
     return None
 

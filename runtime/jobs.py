@@ -16,7 +16,7 @@ from sgen.runtime.sampling import Sampled, Sampler
 
 OnChunk = Callable[[Chunk], None]
 OnError = Callable[[SgenError], None]
-OnRow = Callable[[int, torch.Tensor], None]
+OnRow = Callable[[int, int, torch.Tensor], None]
 OnDone = Callable[[Usage], None]
 
 
@@ -52,10 +52,10 @@ class Generation:
 
 @dataclass(eq=False, slots=True)
 class Scoring:
-    """Hand out the logits of the request's last positions."""
+    """Hand out the logits of the last positions of one sequence of a request."""
 
     request: Request
-    on_row: OnRow
+    on_row: Callable[[int, torch.Tensor], None]
     on_done: OnDone
     on_error: OnError
 
@@ -75,3 +75,6 @@ class Scoring:
 
 
 Job = Generation | Scoring
+
+Handle = tuple[Job, ...]
+"""What one call submitted: one generation, or a scoring for each sequence.  All have one id."""

@@ -113,7 +113,8 @@ class OutputStream:
     text is complete.  There, any other token that the grammar does not go on with ends it too: a
     model that wants a line's end behind "12" has said its number, and must not be made to add
     digits because no line's end is allowed.  Only the first token is always one of the grammar's.
-    A stop string ends constrained output wherever it appears.
+    A stop string ends constrained output wherever it appears (requests that must end valid have
+    none).
     """
 
     def __init__(

@@ -73,14 +73,14 @@ class Pick(NamedTuple):
     allowed: NDArray[np.uint32] | None = None
 
 
-def sample(logits: torch.Tensor, picks: Sequence[Pick]) -> list[Sampled | SgenError]:
+def sample(logits: torch.Tensor, picks: Sequence[Pick]) -> list[Sampled | Exception]:
     """A token for each pick, or the error of that pick alone.  logits fp32 [R, V]."""
     rows: Floats = logits.detach().to("cpu", torch.float32).numpy()
-    results: list[Sampled | SgenError] = []
+    results: list[Sampled | Exception] = []
     for row, sampler, position, allowed in picks:
         try:
             results.append(sampler.sample(rows[row], position, allowed))
-        except SgenError as error:
+        except Exception as error:  # whatever it is, the other rows have nothing to do with it
             results.append(error)
     return results
 

@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sgen.engine import Engine as Engine
+    from sgen.errors import CancelledError as CancelledError
+    from sgen.errors import CapacityError as CapacityError
+    from sgen.errors import EngineClosedError as EngineClosedError
+    from sgen.errors import GrammarError as GrammarError
+    from sgen.errors import InvalidRequestError as InvalidRequestError
+    from sgen.errors import ModelFileError as ModelFileError
+    from sgen.errors import ModelNotFoundError as ModelNotFoundError
+    from sgen.errors import OutputError as OutputError
+    from sgen.errors import ProgramError as ProgramError
     from sgen.errors import SgenError as SgenError
+    from sgen.errors import UnsupportedModelError as UnsupportedModelError
+    from sgen.frontend.compiled import Compiled as Compiled
     from sgen.frontend.defaults import use as use
     from sgen.frontend.events import Event as Event
     from sgen.frontend.events import Run as Run
     from sgen.frontend.events import Span as Span
     from sgen.frontend.expressions import gen as gen
     from sgen.frontend.expressions import select as select
+    from sgen.frontend.plan import Plan as Plan
     from sgen.frontend.program import Program as Program
     from sgen.frontend.program import program as program
+    from sgen.frontend.refs import Later as Later
     from sgen.frontend.refs import Ref as Ref
     from sgen.frontend.specs import choices as choices
     from sgen.frontend.specs import grammar as grammar
@@ -34,6 +47,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Engine": "sgen.engine",
     "SgenError": "sgen.errors",
+    "UnsupportedModelError": "sgen.errors",
+    "ProgramError": "sgen.errors",
+    "OutputError": "sgen.errors",
+    "ModelNotFoundError": "sgen.errors",
+    "ModelFileError": "sgen.errors",
+    "InvalidRequestError": "sgen.errors",
+    "GrammarError": "sgen.errors",
+    "EngineClosedError": "sgen.errors",
+    "CapacityError": "sgen.errors",
+    "CancelledError": "sgen.errors",
     "Event": "sgen.frontend.events",
     "Run": "sgen.frontend.events",
     "Span": "sgen.frontend.events",
@@ -48,6 +71,9 @@ _HOMES = {
     "regex": "sgen.frontend.specs",
     "Branches": "sgen.frontend.state",
     "State": "sgen.frontend.state",
+    "Compiled": "sgen.frontend.compiled",
+    "Later": "sgen.frontend.refs",
+    "Plan": "sgen.frontend.plan",
     "Usage": "sgen.protocol",
     "use": "sgen.frontend.defaults",
 }

@@ -22,6 +22,7 @@ from sgen.protocol import (
     Tokens,
     Usage,
 )
+from sgen.terminal import show_error
 
 HELP = "/help shows this, /new starts anew, /exit leaves; Ctrl-C stops an answer"
 
@@ -104,10 +105,7 @@ def _turn(conversation: Conversation, line: str, *, as_json: bool) -> None:
         return
     except SgenError as error:
         # The conversation goes on without this message.
-        if as_json:
-            print(json.dumps({"error": {"type": type(error).__name__, "message": error.message}}))
-        else:
-            print(f"sgen: {error}", file=sys.stderr)
+        show_error(error, as_json=as_json)
         return
     if as_json:
         print(json.dumps(answer, ensure_ascii=False), flush=True)

@@ -7,7 +7,6 @@ are an object on stdout, as results are.  Wrong usage exits with 2.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import sgen
 from sgen.errors import SgenError
 from sgen.protocol import SamplingParams
+from sgen.terminal import show_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         command: Callable[[argparse.Namespace], int] = args.command
-        return command(args)
+        status = command(args)
+        sys.stdout.flush()  # here, where a closed pipe is answered, and not at exit
+        return status
     except SgenError as error:
-        _print_error(error, as_json=args.json)
+        show_error(error, as_json=args.json)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -33,15 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; nothing more may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def _print_error(error: SgenError, *, as_json: bool) -> None:
-    if as_json:
-        body = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": body}))
-        return
-    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-    print(f"sgen: {error}{notes}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,9 +6,10 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pydantic
 
@@ -51,7 +52,10 @@ def load_program(target: str) -> Program[..., Any]:
     # As for `python FILE.py`: the file's folder can be imported from, and types find their module.
     sys.path.insert(0, str(path.parent.resolve()))
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the file does when it is imported
+        raise ProgramError(f"{file} cannot be imported: {_where(error)}") from error
     program = getattr(module, name, None)
     if not isinstance(program, Program):
         found = [n for n, value in vars(module).items() if isinstance(value, Program)]
@@ -60,9 +64,20 @@ def load_program(target: str) -> Program[..., Any]:
     return program
 
 
+def _where(error: Exception) -> str:
+    """What went wrong, and the line of the file."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error} (line {line or frames[-1].lineno})"
+
+
 def _arguments(program: Program[..., Any], pairs: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE texts as the values that the program's parameters are annotated with."""
     parameters = program.signature.parameters
+    try:
+        types = get_type_hints(program.__wrapped__, include_extras=True)
+    except Exception as error:  # an annotation may name anything
+        raise ProgramError(f"an annotation of {program.name} cannot be read: {error}") from error
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -71,7 +86,7 @@ def _arguments(program: Program[..., Any], pairs: Sequence[str]) -> dict[str, An
             raise ProgramError(
                 f"--arg {pair!r} does not fit {program.name}", hint=f"it takes {takes}: NAME=VALUE"
             )
-        values[name] = _value(name, parameters[name].annotation, text)
+        values[name] = _value(name, types.get(name, str), text)
     missing = [
         n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in values
     ]
@@ -82,7 +97,7 @@ def _arguments(program: Program[..., Any], pairs: Sequence[str]) -> dict[str, An
 
 
 def _value(name: str, annotation: Any, text: str) -> Any:
-    if annotation in (str, "str", inspect.Parameter.empty, Any):
+    if annotation in (str, Any):
         return text
     try:
         return pydantic.TypeAdapter(annotation).validate_json(text)
@@ -90,6 +105,10 @@ def _value(name: str, annotation: Any, text: str) -> Any:
         problem = error.errors()[0]["msg"]
         raise ProgramError(
             f"--arg {name}={text!r}: {problem}", hint="values of other types than text are JSON"
+        ) from error
+    except Exception as error:  # pydantic has no way to make such a type
+        raise ProgramError(
+            f"--arg {name}: a {annotation!r} cannot be given on the command line"
         ) from error
 
 
@@ -107,7 +126,7 @@ def output_form(
         return sgen.json_schema(json.loads(Path(schema).read_text(encoding="utf-8")))
     except OSError as error:
         raise GrammarError(f"{schema}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GrammarError(f"{schema} is not JSON: {error}") from error
 
 

@@ -21,7 +21,7 @@ import torch
 import sgen
 from sgen.engine import Engine
 from sgen.errors import SgenError
-from sgen.kernels.reference import row_block
+from sgen.kernels.reference import is_row_independent, row_block
 from sgen.runtime.hub import models_folder, resolve_model
 
 Status = Literal["ok", "note", "fail"]
@@ -55,7 +55,7 @@ def _checks(model: str | None) -> Iterator[Check]:
     packages = ("torch", "transformers", "tokenizers", "safetensors", "msgspec", "pydantic")
     yield _guarded("packages", lambda: ", ".join(f"{p} {metadata.version(p)}" for p in packages))
     yield _guarded("threads", lambda: f"{torch.get_num_threads()} for torch")
-    yield _guarded("row independence", _row_independence)
+    yield _row_independence()
     yield _accelerator()
     yield _guarded("model folder", _writable_folder)
     found = _guarded("model file", lambda: str(resolve_model(model)))
@@ -74,9 +74,19 @@ def _guarded(name: str, find: Callable[[], str]) -> Check:
         return Check(name, "fail", f"{type(error).__name__}: {error}")
 
 
-def _row_independence() -> str:
-    block = row_block(torch.get_num_threads())
-    return f"matrix products of {block} rows and multiples have the bits of larger ones"
+def _row_independence() -> Check:
+    name, threads = "row independence", torch.get_num_threads()
+    if not is_row_independent(threads):
+        return Check(
+            name,
+            "note",
+            "this machine's matrix products change the bits of a row with the rows beside it: "
+            "a text may depend on what else runs",
+            "run one request at a time where texts must be repeatable",
+        )
+    block = row_block(threads)
+    detail = f"matrix products of {block} rows and multiples have the bits of larger ones"
+    return Check(name, "ok", detail)
 
 
 def _accelerator() -> Check:

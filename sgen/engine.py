@@ -12,8 +12,6 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -35,9 +33,10 @@ from sgen.protocol import (
 )
 from sgen.runtime.batch import PAGE_SIZE
 from sgen.runtime.chat import PromptEncoder
-from sgen.runtime.choice import OptionTrie
+from sgen.runtime.choice import OptionTrie, check_options
 from sgen.runtime.engine import EngineCore, EngineStats
 from sgen.runtime.hub import resolve_model
+from sgen.runtime.jobs import Handle
 from sgen.runtime.loader import LoadedModel, load_model
 from sgen.runtime.scheduler import Limits
 from sgen.terminal import ProgressBar
@@ -114,9 +113,10 @@ class Engine:
 
     async def extend(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they come; closing the iterator cancels the request within one step."""
+        self._core.check_open()
         tokens, matcher = await asyncio.to_thread(self._prepare, request)
-        inbox = _Inbox[Chunk]()
-        self._core.submit(
+        inbox = _Inbox[Chunk](self._core.withdraw)
+        inbox.handle = self._core.submit(
             tokens,
             request.params,
             request_id=request.id,
@@ -132,33 +132,32 @@ class Engine:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            self._core.cancel(request.id)
+            self._core.withdraw(inbox.handle)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """How likely each option is as the continuation of the prompt."""
+        self._core.check_open()
         trie = await asyncio.to_thread(self._trie, request)
-        inbox = _Inbox[Usage]()
+        inbox = _Inbox[Usage](self._core.withdraw)
         usage = Usage()
-        ids = [f"{request.id}/{i}" for i in range(len(request.options))]
+        inbox.handle = self._core.submit_score(
+            [trie.needed(i) for i in range(len(request.options))],
+            trie.base - 1,
+            request_id=request.id,
+            on_row=trie.add_row,
+            on_done=inbox.put,
+            on_error=inbox.put,
+            salt=request.cache_salt,
+        )
         try:
-            for i, request_id in enumerate(ids):
-                self._core.submit_score(
-                    trie.needed(i),
-                    trie.base - 1,
-                    request_id=request_id,
-                    on_row=partial(trie.add_row, i),
-                    on_done=inbox.put,
-                    on_error=inbox.put,
-                    salt=request.cache_salt,
-                )
-            for _ in ids:
+            for _ in request.options:
                 usage = usage + await inbox.get()
         finally:
-            for request_id in ids:
-                self._core.cancel(request_id)
+            self._core.withdraw(inbox.handle)
         return Scores(trie.scores(), usage)
 
     def cancel(self, request_id: str) -> None:
+        """Stop a request, of whichever kind; unknown and finished ones are ignored."""
         self._core.cancel(request_id)
 
     def check_grammar(self, grammar: GrammarSpec) -> int:
@@ -200,19 +199,30 @@ class Engine:
     def _trie(self, request: ScoreRequest) -> OptionTrie:
         prompt = request.prompt
         options = [self._encoder.encode([*prompt, Text(option)]) for option in request.options]
-        return OptionTrie(self._encoder.encode(prompt), options)
+        first = self.tokenizer.bos_id
+        if first is None and self._vocabulary.eos_ids:
+            first = self._vocabulary.eos_ids[0]  # what models without one had between documents
+        check_options(request.options)
+        return OptionTrie(self._encoder.encode(prompt), options, first)
 
 
 class _Inbox(Generic[T]):
-    """What the engine's thread sends to one coroutine; errors are raised where it is awaited."""
+    """What the engine's thread sends to one coroutine; errors are raised where it is awaited.
 
-    def __init__(self) -> None:
+    `handle` is set before the coroutine first waits, hence before its loop can be closed.
+    """
+
+    def __init__(self, withdraw: Callable[[Handle], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[T | SgenError] = asyncio.Queue()
+        self._withdraw = withdraw
+        self.handle: Handle = ()
 
     def put(self, item: T | SgenError) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody waits for this any more
+        try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        except RuntimeError:  # the loop was closed: nobody waits for this any more
+            self._withdraw(self.handle)
 
     async def get(self) -> T:
         item = await self._queue.get()
@@ -235,6 +245,10 @@ class _GrammarCache:
     def get(self, grammar: GrammarSpec) -> Masker:
         with self._lock:
             masker = self._kept.get(grammar)
+            if masker is not None and masker.outgrown:
+                # Running requests keep it; new ones start from a small automaton again.
+                masker = None
+                del self._kept[grammar]
         if masker is None:
             masker = self._compile(grammar)
         with self._lock:

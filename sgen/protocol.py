@@ -7,8 +7,8 @@ another process, or to a server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Literal, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -42,24 +42,71 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     finish: Literal["valid", "truncate"] = "valid"  # only constrained output can be kept valid
 
     def __post_init__(self) -> None:
-        def need(ok: bool, param: str, text: str) -> None:
-            if not ok:
-                value = getattr(self, param)
+        for param, text, is_right in _PARAM_CHECKS:
+            value = getattr(self, param)
+            if not is_right(value):
                 raise InvalidRequestError(f"{param} must be {text}, not {value!r}", param=param)
 
-        need(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1 or None")
-        need(0.0 <= self.temperature <= 100.0, "temperature", "between 0 and 100")
-        need(self.top_k >= 0, "top_k", "0 (all) or more")
-        need(0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1")
-        need(0.0 <= self.min_p <= 1.0, "min_p", "between 0 and 1")
-        need(-2.0 <= self.presence_penalty <= 2.0, "presence_penalty", "between -2 and 2")
-        need(-2.0 <= self.frequency_penalty <= 2.0, "frequency_penalty", "between -2 and 2")
-        need(0.0 < self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, at most 10")
-        need(all(abs(b) <= 100.0 for b in self.logit_bias.values()), "logit_bias", "within 100")
-        need(len(self.logit_bias) <= 1024, "logit_bias", "of at most 1,024 entries")
-        need(all(self.stop) and len(self.stop) <= 16, "stop", "at most 16 texts, none empty")
-        need(self.logprobs is None or 0 <= self.logprobs <= 20, "logprobs", "between 0 and 20")
-        need(self.seed is None or -(2**63) <= self.seed < 2**64, "seed", "a 64-bit integer")
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    """Is it a number in the range?  NaN is in none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_bias(value: Any) -> bool:
+    if not isinstance(value, dict) or len(value) > 1024:
+        return False
+    return all(_is_int(t) and _within(b, -100.0, 100.0) for t, b in value.items())
+
+
+def _is_stop(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) > 16:
+        return False
+    return all(isinstance(text, str) and text for text in value)
+
+
+# Types too: msgspec checks them where it decodes, but not where Python calls the constructor.
+_PARAM_CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    (
+        "max_tokens",
+        "an integer of at least 1 or None",
+        lambda v: v is None or (_is_int(v) and v >= 1),
+    ),
+    ("temperature", "a number between 0 and 100", lambda v: _within(v, 0.0, 100.0)),
+    ("top_k", "an integer, 0 (all) or more", lambda v: _is_int(v) and v >= 0),
+    ("top_p", "a number above 0 and at most 1", lambda v: _within(v, 0.0, 1.0) and v > 0),
+    ("min_p", "a number between 0 and 1", lambda v: _within(v, 0.0, 1.0)),
+    ("presence_penalty", "a number between -2 and 2", lambda v: _within(v, -2.0, 2.0)),
+    ("frequency_penalty", "a number between -2 and 2", lambda v: _within(v, -2.0, 2.0)),
+    (
+        "repetition_penalty",
+        "a number above 0, at most 10",
+        lambda v: _within(v, 0.0, 10.0) and v > 0,
+    ),
+    ("logit_bias", "at most 1,024 token ids with numbers within 100", _is_bias),
+    (
+        "seed",
+        "a 64-bit integer or None",
+        lambda v: v is None or (_is_int(v) and -(2**63) <= v < 2**64),
+    ),
+    ("stop", "a tuple of at most 16 texts, none empty", _is_stop),
+    (
+        "stop_token_ids",
+        "a tuple of token ids",
+        lambda v: isinstance(v, tuple) and all(map(_is_int, v)),
+    ),
+    ("ignore_eos", "a bool", lambda v: isinstance(v, bool)),
+    (
+        "logprobs",
+        "an integer between 0 and 20 or None",
+        lambda v: v is None or (_is_int(v) and 0 <= v <= 20),
+    ),
+    ("finish", '"valid" or "truncate"', lambda v: v in ("valid", "truncate")),
+)
 
 
 Role = Literal["system", "user", "assistant"]
@@ -107,6 +154,17 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     params: SamplingParams = SamplingParams()
     grammar: GrammarSpec | None = None
     cache_salt: str = ""  # requests of different salts never share cached prefixes
+
+    def __post_init__(self) -> None:
+        params = self.params
+        if self.grammar is not None and params.finish == "valid":
+            param = "stop" if params.stop else "stop_token_ids" if params.stop_token_ids else ""
+            if param:
+                raise InvalidRequestError(
+                    f"{param} could cut output that must be valid",
+                    param=param,
+                    hint='put the end into the grammar, or take finish="truncate"',
+                )
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any, Self, TextIO
 
 import msgspec
 
+from sgen.errors import SgenError
 from sgen.frontend.events import Run, Span
 
 REFRESH_SECONDS = 0.1
@@ -101,6 +103,16 @@ def facts(run: Run[Any]) -> str:
         f"{usage.cached_tokens} from the cache, {usage.completion_tokens} decoded, "
         f"{usage.completion_tokens / seconds:.1f} tok/s, {seconds:.1f} s"
     )
+
+
+def show_error(error: SgenError, *, as_json: bool) -> None:
+    """An error with its remedy: text on stderr, or an object in the place of the result."""
+    if as_json:
+        body = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": body}), flush=True)
+        return
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    print(f"sgen: {error}{notes}", file=sys.stderr)
 
 
 def plain(value: Any) -> Any:

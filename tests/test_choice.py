@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgen.errors import InvalidRequestError
-from sgen.runtime.choice import OptionTrie
+from sgen.runtime.choice import OptionTrie, check_options
 
 VOCAB = 6
 
@@ -84,5 +84,43 @@ def test_options_may_change_the_prompts_last_token() -> None:
 
 def test_options_need_something_before_them() -> None:
     with pytest.raises(InvalidRequestError, match="no token before"):
-        OptionTrie([], [[1], [2]])
+        OptionTrie([], [[1], [2]], 5)
     assert math.isclose(score([1], [[1, 2]]).scores()[0].tree, 1.0)
+
+
+def test_a_prompt_that_merges_with_an_option_is_scored_from_the_first_token() -> None:
+    # The prompt is one token, and with the second option behind it another one.
+    trie = OptionTrie([1], [[1, 2], [3]], 5)
+    assert trie.base == 1
+    assert [list(trie.needed(i)) for i in range(2)] == [[5, 1], [5]]
+    for i in range(2):
+        for position in range(len(trie.needed(i))):
+            trie.add_row(i, position, logits_after(trie.paths[i][:position]))
+    scores = trie.scores()
+    p = torch.softmax(logits_after(()), 0)
+    assert scores[0].tree == pytest.approx((p[1] / (p[1] + p[3])).item(), abs=1e-6)
+    assert sum(s.tree for s in scores) == pytest.approx(1.0)
+    with pytest.raises(InvalidRequestError, match="merge into one token"):
+        OptionTrie([1], [[1, 2], [3]])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "no options"),
+        (("",), "option 0 is empty"),
+        (("", ""), "option 0 is empty"),
+        (("a", ""), "option 1 is empty"),
+        (("a", "b", "a"), "'a': options must differ"),
+    ],
+)
+def test_options_that_cannot_be_told_apart_are_refused(options: tuple[str, ...], says: str) -> None:
+    check_options(("a", "b"))
+    with pytest.raises(InvalidRequestError, match=says) as e:
+        check_options(options)
+    assert e.value.param == "options"
+
+
+def test_options_of_the_same_tokens_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="same tokens"):
+        OptionTrie([1], [[1, 2], [1, 2]])

@@ -81,6 +81,49 @@ def test_wrong_use_of_run_is_explained(
     assert "Traceback" not in shown.err
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def broken(:\n", "line 1"),
+        ("import sgen\n\n1 / 0\n", "ZeroDivisionError: division by zero (line 3)"),
+        (
+            "import sgen\nclass C: ...\n@sgen.program\nasync def p(s, a: C) -> None: ...\n",
+            "cannot be given on the command line",
+        ),
+        (
+            "import sgen\n@sgen.program\nasync def p(s, a: 'Missing') -> None: ...\n",
+            "cannot be read",
+        ),
+    ],
+)
+def test_files_that_are_no_programs(
+    tmp_path: Path, source: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.py"
+    path.write_text(source)
+    assert sgen.cli.main(["run", f"{path}:p", "--arg", "a=1"]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_text_annotations_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "later.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "import sgen\n"
+        "@sgen.program\n"
+        "async def p(s: sgen.State, n: int) -> int:\n"
+        "    return n + 1\n"
+    )
+    assert json.loads(run("run", f"{path}:p", "--arg", "n=2", "--json").stdout)["output"] == 3
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    shell = f"{sys.executable} -m sgen.cli pull smollm2 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (0, 141)
+    assert not done.stderr
+
+
 def test_generate_by_schema(tmp_path: Path) -> None:
     schema = {
         "type": "object",
@@ -107,6 +150,7 @@ def test_generate_by_regex_and_from_stdin() -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
+        (["--schema", "nested.json"], "not JSON"),
         (["--schema", "missing.json"], "missing.json"),
         (["--schema", "README.md"], "not JSON"),
         (["--regex", "(a"], "character"),
@@ -114,8 +158,15 @@ def test_generate_by_regex_and_from_stdin() -> None:
     ],
 )
 def test_wrong_use_of_generate_is_explained(
-    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    args: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    (tmp_path / "README.md").write_text("# no JSON")
     assert sgen.cli.main(["generate", "-p", "x", *args, "--json"]) == 1
     assert says in json.loads(capsys.readouterr().out)["error"]["message"]
 

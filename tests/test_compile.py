@@ -55,3 +55,13 @@ def test_digest_names_the_source() -> None:
     assert len(digests) == 3
     again = compile_grammar(GrammarSpec("regex", "1"))
     assert again.digest in digests
+
+
+def test_errors_of_the_interpreter_become_grammar_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object) -> int:
+        return endless(*_)
+
+    monkeypatch.setattr("sgen.grammars.compile.lower_schema", endless)
+    with pytest.raises(GrammarError) as caught:
+        compile_grammar(GrammarSpec("json_schema", "true"))
+    assert isinstance(caught.value.__cause__, RecursionError)

@@ -24,7 +24,7 @@ def holds(ranges: charset.Ranges, char: str) -> bool:
     return any(low <= ord(char) <= high for low, high in ranges)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=80, derandomize=True, deadline=None)
 @given(ranges=SETS, seed=st.integers(0, 999))
 def test_spellings_of_a_set(ranges: charset.Ranges, seed: int) -> None:
     rng = random.Random(seed)
@@ -59,7 +59,7 @@ def test_never_written(wrong: bytes) -> None:
     assert not run(machine, wrong)
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(a=SETS, b=SETS, char=CHARACTERS)
 def test_set_operations(a: charset.Ranges, b: charset.Ranges, char: str) -> None:
     in_a, in_b = holds(a, char), holds(b, char)

@@ -15,6 +15,7 @@ import pytest
 
 import sgen
 from sgen.errors import (
+    CancelledError,
     CapacityError,
     EngineClosedError,
     GrammarError,
@@ -177,6 +178,77 @@ def test_cancel_frees_within_a_step(engine: sgen.Engine) -> None:
     assert settled(engine).counters.decoded_tokens - before <= 2
 
 
+def test_a_late_end_of_an_old_request_leaves_the_new_one_of_its_name_alone(
+    engine: sgen.Engine,
+) -> None:
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    request = GenerateRequest(id="same", prompt=(Text("Once upon a time"),), params=params)
+
+    async def two() -> list[Chunk]:
+        old = engine.extend(request)
+        await anext(aiter(old))
+        engine.cancel("same")
+        while engine.stats().num_running + engine.stats().num_waiting:
+            await asyncio.sleep(0.001)
+        new = engine.extend(request)
+        first = await anext(aiter(new))
+        await old.aclose()  # type: ignore[attr-defined]
+        return [first, *[chunk async for chunk in new]]
+
+    assert asyncio.run(two())[-1].finish_reason == "length"
+    settled(engine)
+
+
+def test_a_score_whose_id_is_in_use_harms_nobody_and_an_id_cancels_it(engine: sgen.Engine) -> None:
+    options = tuple(f" number {i}" for i in range(8))
+    request = ScoreRequest(id="s", prompt=(Text("word " * 80),), options=options)
+
+    async def running(task: asyncio.Task[Any]) -> None:
+        while not (stats := engine.stats()).num_running + stats.num_waiting:
+            assert not task.done()
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        first = asyncio.create_task(engine.score(request))
+        await running(first)
+        with pytest.raises(InvalidRequestError, match="in use"):
+            await engine.score(request)
+        assert len((await first).options) == len(options)
+        again = asyncio.create_task(
+            engine.score(msgspec.structs.replace(request, cache_salt="another"))
+        )
+        await running(again)
+        engine.cancel("s")
+        with pytest.raises(CancelledError):
+            await again
+
+    asyncio.run(main())
+    settled(engine)
+
+
+def test_a_closed_event_loop_cancels_its_requests(
+    engine: sgen.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = SamplingParams(max_tokens=2000, ignore_eos=True)
+    request = GenerateRequest(id="left", prompt=(Text("Once upon a time"),), params=params)
+    stream = engine.extend(request)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(anext(aiter(stream)))
+    before = engine.stats().counters.decoded_tokens
+    loop.close()
+    assert settled(engine).counters.decoded_tokens - before < 100
+    assert not caplog.records
+    del stream
+
+
+def test_a_prompt_of_one_token_may_merge_with_an_option(engine: sgen.Engine) -> None:
+    prompt, options = (Text("wh"),), ("at", "ere", "zzz")
+    scores = asyncio.run(engine.score(ScoreRequest(id="m", prompt=prompt, options=options)))
+    assert sum(o.tree for o in scores.options) == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(InvalidRequestError, match="empty"):
+        asyncio.run(engine.score(ScoreRequest(id="m", prompt=prompt, options=("a", ""))))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -239,6 +311,7 @@ def test_64_rows_behind_eight_shots_of_gsm8k(engine: sgen.Engine, shared: Path) 
     assert prefilled <= shared_tokens + own + 64 * 16, "the prefix was computed more than once"
 
 
+@pytest.mark.slow
 def test_a_pool_for_two_and_a_half_requests_serves_forty(smollm2_path: Path) -> None:
     prompts = [f"Item {i} of the list is" for i in range(40)]
 

@@ -5,10 +5,15 @@ And: no leak, no harm to others when something fails, no waiting for ever.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,9 +33,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sgen.errors import CapacityError, EngineClosedError, InvalidRequestError, SgenError
+from sgen.errors import (
+    CancelledError,
+    CapacityError,
+    EngineClosedError,
+    InvalidRequestError,
+    SgenError,
+)
 from sgen.protocol import SamplingParams, Usage
 from sgen.runtime.engine import EngineCore
+from sgen.runtime.jobs import Handle
+from sgen.runtime.request import Request
+from sgen.runtime.sampling import Sampler
 from sgen.runtime.scheduler import Limits
 
 GREEDY = SamplingParams(max_tokens=24)
@@ -353,6 +367,62 @@ def test_a_late_cancel_does_not_hit_the_next_request_of_that_name() -> None:
     assert sink.finish in ("stop", "length")
 
 
+def test_a_handle_cancels_what_it_stands_for_and_nothing_else() -> None:
+    bench = Bench()
+    sink = Sink()
+
+    def submit() -> Handle:
+        return bench.core.submit(
+            encode("a"),
+            SamplingParams(max_tokens=3, ignore_eos=True),
+            request_id="same",
+            on_chunk=sink.on_chunk,
+            on_error=sink.on_error,
+        )
+
+    old = submit()
+    bench.run()
+    sink = Sink()
+    new = submit()
+    bench.core.withdraw(old)
+    bench.core.step()
+    assert not sink.done
+    bench.core.withdraw(new)
+    bench.core.withdraw(new)
+    bench.run()
+    assert sink.finish == "cancelled"
+    bench.assert_idle()
+
+
+def test_an_id_cancels_all_sequences_of_a_score_and_is_free_again() -> None:
+    bench = Bench(limits=Limits(max_running=1))
+    errors: list[SgenError] = []
+    done: list[Usage] = []
+
+    def submit() -> None:
+        bench.core.submit_score(
+            [[1, 2, 3], [1, 2, 4], [1, 2, 5]],
+            1,
+            request_id="s",
+            on_row=lambda i, position, row: None,
+            on_done=done.append,
+            on_error=errors.append,
+        )
+
+    submit()
+    bench.core.step()  # the first runs, two wait
+    assert len(done) == 1
+    with pytest.raises(InvalidRequestError, match="in use"):
+        bench.submit("x", request_id="s")
+    bench.core.cancel("s")
+    bench.run()
+    assert [type(e) for e in errors] == [CancelledError] * 2
+    submit()
+    bench.run()
+    assert len(done) == 4
+    bench.assert_idle()
+
+
 # -- failures ----------------------------------------------------------------------------------
 
 
@@ -451,6 +521,28 @@ def test_a_failing_callback_fails_its_request_only() -> None:
     bench.assert_idle()
 
 
+@pytest.mark.parametrize("error", [TypeError, FloatingPointError])
+def test_a_failing_sampler_fails_its_request_only(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    bench = Bench()
+    choose = Sampler._choose
+
+    def broken(self: Sampler, *args: Any) -> int:
+        if self._params.top_k == 3:
+            raise error("this sampler")
+        return choose(self, *args)
+
+    monkeypatch.setattr(Sampler, "_choose", broken)
+    bad = bench.submit("bad", SamplingParams(max_tokens=9, temperature=1.0, top_k=3))
+    good = bench.submit("good", RANDOM)
+    bench.run()
+    assert isinstance(bad.errors[0], SgenError)
+    assert isinstance(bad.errors[0].__cause__, error)
+    assert good.tokens == bench.expected("good", RANDOM)
+    bench.assert_idle()
+
+
 def test_an_error_of_the_step_itself_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     sink = bench.submit("x")
@@ -474,7 +566,7 @@ class Score:
         self.usage: list[Usage] = []
         self.errors: list[SgenError] = []
         bench.core.submit_score(
-            tokens,
+            [tokens],
             score_from,
             request_id=name,
             on_row=self.on_row,
@@ -482,7 +574,8 @@ class Score:
             on_error=self.errors.append,
         )
 
-    def on_row(self, position: int, row: torch.Tensor) -> None:
+    def on_row(self, index: int, position: int, row: torch.Tensor) -> None:
+        assert index == 0
         assert position not in self.rows, "a row came twice"
         assert row.dtype == torch.float32
         self.rows[position] = row.clone()
@@ -629,6 +722,109 @@ def test_close_from_the_engines_own_thread() -> None:
     bench.core.close()
     assert bench.core._thread is not None
     assert not bench.core._thread.is_alive()
+
+
+def test_counts_are_never_zero_while_a_request_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    scheduler = bench.core._scheduler
+    add, finish = scheduler.add, scheduler.finish
+    seen: list[int] = []
+
+    def look() -> None:
+        stats = bench.core.stats()
+        seen.append(stats.num_running + stats.num_waiting)
+
+    def watched_add(request: Request) -> None:
+        look()  # taken from the arrivals, not yet the scheduler's
+        add(request)
+
+    def watched_finish(request: Request) -> None:
+        finish(request)
+        look()
+
+    monkeypatch.setattr(scheduler, "add", watched_add)
+    monkeypatch.setattr(scheduler, "finish", watched_finish)
+    bench.submit("x", SamplingParams(max_tokens=1))
+    bench.submit("y", SamplingParams(max_tokens=1))
+    bench.run()
+    assert seen == [2, 2, 2, 1]
+    bench.assert_idle()
+
+
+BUSY = """
+import atexit, sys, threading, time
+import torch
+from fakes import VOCABULARY, HashModel
+from sgen.protocol import SamplingParams
+from sgen.runtime.engine import EngineCore
+
+started = threading.Event()
+
+class Slow(HashModel):
+    def forward(self, batch, cache):
+        started.set()
+        x = torch.ones(700, 700)
+        for _ in range(60):  # C++ inside which the interpreter must not go away
+            x = x @ x / 700
+        return super().forward(batch, cache)
+
+core = EngineCore(Slow(), VOCABULARY, 64)
+core.start()
+core.submit(
+    [1] * 600, SamplingParams(ignore_eos=True), request_id="a",
+    on_chunk=lambda chunk: None, on_error=lambda error: print("ended:", error),
+)
+started.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("raise SystemExit(3)", 3), ("raise KeyError(1)", 1), ("", 0)]
+)
+def test_a_script_that_ends_while_the_engine_steps_ends_well(end: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY + end],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "ended: the engine was closed\n"
+    assert "terminate" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_is_told_to_load_its_own_engine() -> None:
+    bench = Bench()
+    bench.core.start()
+    with bench.core._wake:  # as if another thread held the lock at the fork
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                bench.core.cancel("x")
+                bench.core.withdraw(())
+                bench.core.close()
+                bench.submit("x")
+            except EngineClosedError as error:
+                status = 0 if "parent process" in str(error) and error.hint else 2
+            finally:
+                os._exit(status)
+    deadline = time.monotonic() + 10
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            raise AssertionError("the child hangs")
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+    bench.core.close()
 
 
 def test_four_threads_submit_and_cancel() -> None:

@@ -28,6 +28,7 @@ from builders import (
 
 from sgen.errors import ModelFileError, UnsupportedModelError
 from sgen.runtime.quant import QuantTensor
+from sgen.runtime.tokenizer import tokenizer_from_gguf
 from sgen.runtime.weights import load_weights, open_source, read_config
 
 EXTREMES = [0, 1, 2, 255, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
@@ -260,4 +261,43 @@ def test_config_values(tmp_path: Path) -> None:
     seen = outcomes(folder, path, 1500, lambda rng: hostile_config(values, rng), seed=5)
     assert seen["ModelFileError"] > 500
     assert seen["UnsupportedModelError"] > 50
+    assert seen["sound"] > 50
+
+
+TOKENIZER_KEYS = (
+    "model", "tokens", "token_type", "scores", "merges", "pre", "bos_token_id", "eos_token_id",
+    "eot_token_id", "unknown_token_id", "padding_token_id", "add_bos_token", "add_space_prefix",
+)  # fmt: skip
+
+
+def test_gguf_tokenizers() -> None:
+    """Metadata of other types, lengths and values: a typed error, or a tokenizer that works."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "a", "b", "ab"]
+    rng, seen = random.Random(6), Counter[str]()
+    for _ in range(600):
+        metadata: dict[str, Any] = {
+            "tokenizer.ggml.model": rng.choice(("gpt2", "llama")),
+            "tokenizer.ggml.tokens": list(tokens),
+            "tokenizer.ggml.token_type": np.array([2, 3, 3, *[6] * 256, 1, 1, 1], np.int32),
+            "tokenizer.ggml.scores": np.zeros(len(tokens), np.float32),
+            "tokenizer.ggml.merges": ["a b"],
+            "tokenizer.ggml.eos_token_id": 2,
+        }
+        for _ in range(rng.choice((1, 1, 2))):
+            key = f"tokenizer.ggml.{rng.choice(TOKENIZER_KEYS)}"
+            value = rng.choice((*HOSTILE, np.array(rng.choices((0, 1, -7, 2**40), k=262))))
+            if isinstance(metadata.get(key), list | np.ndarray) and rng.random() < 0.5:
+                value = list(metadata[key])
+                value[rng.randrange(len(value))] = rng.choice((*HOSTILE, "x" * 600, "a", "\ud800"))
+            metadata[key] = value
+        try:
+            tokenizer = tokenizer_from_gguf(metadata, 262, "x.gguf")
+        except (ModelFileError, UnsupportedModelError) as error:
+            seen[type(error).__name__ if len(str(error)) < 2000 else "long"] += 1
+        else:
+            tokenizer.encode("ab <s>")
+            seen["sound"] += 1
+    assert seen["long"] == 0
+    assert seen["ModelFileError"] > 200
+    assert seen["UnsupportedModelError"] > 5
     assert seen["sound"] > 50

@@ -488,7 +488,8 @@ def test_odd_json_pages(page: bytes, index: Index, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("SGEN_MODELS", str(tmp_path))
-    monkeypatch.setitem(hub.MODELS, "smollm2", PackagedModel("fake-tiny", "1.0", 4, ""))
+    digest = hashlib.sha256(b"GGUF").hexdigest()
+    monkeypatch.setitem(hub.MODELS, "smollm2", PackagedModel("fake-tiny", "1.0", 4, digest))
     return tmp_path
 
 
@@ -511,6 +512,7 @@ def test_an_installed_package(models: Path, monkeypatch: pytest.MonkeyPatch) -> 
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
     (package / "other.gguf").write_bytes(b"too long")
+    (package / "same_size.gguf").write_bytes(b"GGUX")  # its SHA-256 is another
     (package / "tiny.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(str(models / "site"))
     assert resolve_model("smollm2") == package / "tiny.gguf"
@@ -539,11 +541,40 @@ def test_folders_that_hold_no_model(models: Path) -> None:
         resolve_model(models)
 
 
-@pytest.mark.parametrize("name", ["gpt5", "../x/y", "a/b/c", "", "/absent/model.gguf", "a/../b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt5",
+        "../x/y",
+        "a/b/c",
+        "",
+        "/absent/model.gguf",
+        "a/../b",
+        "~nouser/x",
+        "x" * 5000,
+        "a\0b",
+    ],
+)
 def test_names_of_nothing(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(models)
     with pytest.raises(ModelNotFoundError):
         resolve_model(name)
+
+
+def test_the_empty_name_is_no_file(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (models / "config.json").write_text("{}")
+    (models / ".gguf").write_bytes(b"")
+    monkeypatch.chdir(models)
+    with pytest.raises(ModelNotFoundError):
+        resolve_model("")
+
+
+def test_a_gguf_file_is_never_asked_of_the_hub(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "_from_hub", lambda name: pytest.fail(f"asked the hub for {name}"))
+    with pytest.raises(ModelNotFoundError, match=r"no such file: models/absent\.gguf"):
+        resolve_model("models/absent.gguf")
 
 
 def test_a_hub_name(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import datetime
 import enum
 import json
 import random
+import time
 import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -163,6 +164,9 @@ ANY_NO = ["", "01", "1.", ".5", "+1", "tru", "[1,]", "{,}", '{"a"}', '"\n"', '"\
         ({"type": "object", "patternProperties": {"^x": {"const": 1}, "^y": {"const": 2}},
           "properties": {"a": {"const": 0}}},
          ['{"a":0,"x":1,"y2":2,"z":[]}'], ['{"x":2}', '{"y":1}', '{"z":1,"a":1}']),
+        ({"type": "object", "patternProperties": {"^x": {"const": 1}}, "required": ["x1"],
+          "additionalProperties": False},
+         ['{"x1":1}', '{"x1":1,"x2":1}'], ["{}", '{"x2":1}', '{"x1":2}', '{"x1":1,"x1":1}']),
         ({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}, ['"a"', "3"], ["-3"]),
         ({"type": "object", "anyOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]},
                                       {"properties": {"b": {"const": 2}}, "required": ["b"]}]},
@@ -197,15 +201,15 @@ def test_accepts_and_rejects(schema: Any, yes: list[str], no: list[str]) -> None
         ({"properties": {"a/b": {"if": True}}}, "if", "/properties/a~1b/if"),
         ({"type": "array", "contains": {}}, "contains", "/contains"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems", "/uniqueItems"),
-        ({"type": "array", "minItems": -1}, "minItems", ""),
-        ({"type": "array", "maxItems": 2**64}, "maxItems", ""),
-        ({"type": "string", "minLength": "1"}, "minLength", ""),
+        ({"type": "array", "minItems": -1}, "minItems", "/minItems"),
+        ({"type": "array", "maxItems": 2**64}, "maxItems", "/maxItems"),
+        ({"type": "string", "minLength": "1"}, "minLength", "/minLength"),
         ({"type": "string", "format": "idn-email"}, "format", "/format"),
         ({"type": "string", "pattern": "a(?=b)"}, "look-ahead", "/pattern"),
         ({"type": "string", "pattern": 5}, "pattern", "/pattern"),
-        ({"type": "number", "multipleOf": 0.1}, "multipleOf", ""),
-        ({"type": "number", "minimum": "1"}, "minimum", ""),
-        ({"type": "number", "maximum": 1e300}, "maximum", ""),
+        ({"type": "number", "multipleOf": 0.1}, "multipleOf", "/multipleOf"),
+        ({"type": "number", "minimum": "1"}, "minimum", "/minimum"),
+        ({"type": "number", "maximum": 1e300}, "maximum", "/maximum"),
         ({"type": "tuple"}, "type", "/type"),
         ({"maxLenght": 5}, "maxLenght", "/maxLenght"),
         ({"allOf": [{}, {}]}, "allOf", "/allOf"),
@@ -238,6 +242,13 @@ def test_accepts_and_rejects(schema: Any, yes: list[str], no: list[str]) -> None
         ([], "schema", ""),
         ({"properties": {"a": 5}}, "schema", "/properties/a"),
         ({"required": True}, "required", "/required"),
+        ({"type": "string", "required": True}, "required", "/required"),
+        ({"type": "object", "minLength": "1"}, "minLength", "/minLength"),
+        ({"type": "null", "items": 5}, "items", "/items"),
+        ({"type": "string", "pattern": r"\Aa"}, "escape", "/pattern"),
+        ({"type": "string", "pattern": r"a\Z"}, "escape", "/pattern"),
+        ({"properties": {"xa": {}}, "required": ["xa"], "patternProperties": {"^x": {}}},
+         "patternProperties", "/patternProperties/^x"),
         ({"type": "string", "pattern": "^([a-z]+ )*$", "maxLength": 60000}, "pattern", ""),
         ({"title": "x" * 70_000}, "size", ""),
     ],
@@ -259,13 +270,86 @@ def test_refused(schema: Any, keyword: str, pointer: str | None) -> None:
         ('{"type":"string","type":"null"}', "json"),
         ('{"const":NaN}', "json"),
         ('{"minimum":' + "9" * 5000 + "}", "json"),
-        (r'{"const":"\ud800"}', "enum"),
+        (r'{"const":"\ud800"}', "json"),
+        (r'{"properties":{"\ud800":{}}}', "json"),
+        (r'{"required":["\ud800"]}', "json"),
+        (r'{"\ud800":1}', "json"),
+        ('{"type":"number","multipleOf":1e400}', "json"),
+        ('{"anyOf":[{"$ref":"#/anyOf/%s"}]}' % ("9" * 5000), "$ref"),
+        ('{"$defs":{"a":{"enum":[1],"anyOf":[{"$ref":"#/$defs/a"}]}},"$ref":"#/$defs/a"}', "enum"),
+        ('{"type":"object","enum":[{}],"properties":{"a":{"$ref":"#"}}}', "enum"),
     ],
 )
 def test_refused_sources(source: str, keyword: str) -> None:
     with pytest.raises(GrammarError) as caught:
         compile_grammar(GrammarSpec("json_schema", source))
     assert caught.value.keyword == keyword
+    str(caught.value).encode()
+
+
+def heavy_schemas() -> dict[str, Any]:
+    """Below 64 KB, and each a long time's work if it were done in full."""
+    numbers = {"a": {"enum": list(range(3000))}, "b": {"enum": list(range(4000, 7000))}}
+    twice = {f"{k}{i}": {"anyOf": [{"$ref": f"#/$defs/{k}{i - 1}"}] * 60}
+             for k in "a" for i in range(1, 4)}  # fmt: skip
+    return {
+        "patterns": {"patternProperties": {f"^a{i}$": {} for i in range(2500)}},
+        "values": {"$defs": {"a0": numbers["a"], "b": numbers["b"], **twice},
+                   "oneOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/a3"}]},
+        "products": {"anyOf": [{"type": "string", "pattern": f"a.{{{i}}}b", "format": "hostname"}
+                               for i in range(5, 200)]},
+        "overlaps": {"patternProperties": {f"^{c}[ab]*a[ab]{{{i}}}$": {} for i in range(9, 20)
+                                           for c in "ab"}},
+        "sets": {"anyOf": [{"type": "string", "pattern": f"[\\p{{L}}{chr(0x2600 + i)}]"}
+                           for i in range(600)]},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", heavy_schemas())
+def test_work_is_bounded(name: str) -> None:
+    start = time.process_time()
+    with pytest.raises(GrammarError) as caught:
+        compiled(heavy_schemas()[name])
+    assert caught.value.keyword in ("work", "patternProperties", "pattern")
+    assert time.process_time() - start < 6  # seconds; about 1 where nothing else runs
+
+
+def test_names_are_checked_by_one_automaton() -> None:
+    names = {"pattern": "^[ab0-9]*a?[ab0-9]{0,12}$", "minLength": 1, "maxLength": 100}
+    start = time.process_time()
+    grammar = compiled({"properties": {f"a{i}": True for i in range(1800)}, "propertyNames": names})
+    assert time.process_time() - start < 6  # seconds; about 1 where nothing else runs
+    assert grammar.matches(b'{"a7":1}')
+
+
+def test_two_large_enums_in_a_union() -> None:
+    defs = {"a": {"enum": list(range(3000))}, "b": {"enum": list(range(4000, 7000))},
+            "c": {"anyOf": [{"$ref": "#/$defs/a"}] * 300}}  # fmt: skip
+    schema = {"$defs": defs, "oneOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/c"}]}
+    grammar = compiled(schema)
+    assert grammar.matches(b"2999")
+    assert not grammar.matches(b"3500")
+
+
+def test_too_many_optional_properties_are_named_as_the_cause() -> None:
+    with pytest.raises(GrammarError, match="optional properties") as caught:
+        compiled({"properties": {f"p{i}": {} for i in range(2500)}})
+    assert caught.value.keyword == "properties"
+
+
+def test_web_addresses_of_pydantic() -> None:
+    for kind in (pydantic.HttpUrl, pydantic.AnyUrl, pydantic.AnyHttpUrl):
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        grammar = compiled(adapter.json_schema())
+        assert grammar.matches(b'"http://example.org/a?b=c"')
+        assert not grammar.matches(b'"http:///a"')
+    limited = compiled({"type": "string", "format": "uri", "maxLength": 300})
+    assert limited.matches(b'"http://example.org/%b"' % (b"a" * 50))
+    assert not limited.matches(b'"http://example.org/%b"' % (b"a" * 290))
+    adapter = TypeAdapter(pydantic.HttpUrl)
+    grammar = compiled(adapter.json_schema())
+    for i in range(20):
+        adapter.validate_json(random_text(grammar, random.Random(i), size=60))
 
 
 class Color(enum.Enum):

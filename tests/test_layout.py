@@ -110,3 +110,12 @@ def test_files_say_what_they_are() -> None:
         source = path.read_text(encoding="utf-8")
         if source.strip():
             assert ast.get_docstring(ast.parse(source)), f"{name} has no docstring"
+
+
+def test_every_public_name_is_there() -> None:
+    import sgen
+
+    for name in sgen.__all__:
+        assert getattr(sgen, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        _ = sgen.nothing_of_that_name

@@ -298,3 +298,10 @@ def test_real_vocabulary_is_never_cut(real: Tokenizer) -> None:
     for seed in range(6):
         text = check_budget(masker, random.Random(seed), masker.min_tokens + 5 * seed)
         assert set(json.loads(text)) == set(REAL_SCHEMA["required"])
+
+
+def test_lengths_that_no_output_reaches_are_refused_at_once() -> None:
+    for schema in ('{"type":"string","minLength":2147483647}', '{"type":"string","minLength":9e6}'):
+        with pytest.raises(GrammarError) as caught:
+            masker_of(GrammarSpec("json_schema", schema))
+        assert caught.value.keyword == "vocabulary"

@@ -22,7 +22,7 @@ BOUND = st.one_of(
 )
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(low=WHOLE, high=WHOLE, tries=st.lists(st.integers(-(10**7), 10**7), max_size=8))
 def test_integers(low: int | None, high: int | None, tries: list[int]) -> None:
     machine = automaton(integer(low, high))
@@ -34,7 +34,7 @@ def test_integers(low: int | None, high: int | None, tries: list[int]) -> None:
         assert machine is None or not run(machine, wrong)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(
     low=BOUND,
     high=BOUND,

@@ -6,7 +6,8 @@ import asyncio
 import enum
 import itertools
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -368,7 +369,122 @@ async def choice_of_ref(s: State, q: Any) -> str:
     return await s.select([f"{a}", "other"])
 
 
+def shorten(text: str) -> str:
+    return text.strip()[:3]
+
+
+def swallow(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except OSError:
+        return None
+
+
+def lone_strip(s: State, q: Any) -> None:
+    s += str(q).strip()
+
+
+def in_text(s: State, q: Any) -> None:
+    if "xy" in f"<{q}":
+        s += "!"
+
+
+def equals(s: State, q: Any) -> None:
+    s += "Y" if f"<{q}>" == "<xyz>" else "N"
+
+
+def padded(s: State, q: Any) -> None:
+    s += f"{q!s:>10}"
+
+
+def percent(s: State, q: Any) -> None:
+    s += "%-8s" % q  # noqa: UP031
+
+
+def replaced(s: State, q: Any) -> None:
+    s += f"{q}".replace("x", "0")
+
+
+def found(s: State, q: Any) -> None:
+    s += {"xyz": "A"}.get(str(q), "other")
+
+
+def parted(s: State, q: Any) -> None:
+    s += f"{q}".partition("y")[0]
+
+
+def in_order(s: State, q: Any) -> None:
+    s += " ".join(sorted([f"<{q}", "<b"]))
+
+
+def of_value(s: State, q: Any) -> None:
+    r = s.gen(name="a")
+    if "Al" in f"{r.value}":
+        s += "good"
+
+
+def heads(s: State, q: Any) -> None:
+    s += f"{q}"[:3]
+
+
+def tails(s: State, q: Any) -> None:
+    t = f"{q}"
+    s += t[-3:]
+
+
+def letter(s: State, q: Any) -> None:
+    t = f"<{q}>"
+    s += t[1]
+
+
+def truth(s: State, q: Any) -> None:
+    t = q + ""
+    s += "x" if t else "empty"
+
+
+def by_pattern(s: State, q: Any) -> None:
+    s += re.sub("y", "0", f"<{q}>")
+
+
+def by_helper(s: State, q: Any) -> None:
+    s += shorten(f"<{q}>")
+
+
+def helper_catches(s: State, q: Any) -> None:
+    s += swallow(lambda: f"{q}")
+
+
+def nested(s: State, q: Any) -> None:
+    def same(text: str) -> bool:
+        return text == "<xyz>"
+
+    s += "Y" if same(f"<{q}>") else "N"
+
+
+def keyed(s: State, q: Any) -> dict[str, int]:
+    return {f"<{q}>": 1}
+
+
 HARD = [
+    lone_strip,
+    in_text,
+    equals,
+    padded,
+    percent,
+    replaced,
+    found,
+    parted,
+    in_order,
+    of_value,
+    heads,
+    tails,
+    letter,
+    truth,
+    by_pattern,
+    by_helper,
+    helper_catches,
+    nested,
+    keyed,
     bool_of_arg,
     length_of_arg,
     attribute_of_arg,
@@ -438,7 +554,7 @@ def test_arguments_that_tracing_could_not_have_meant_run_step_by_step(backend: F
         return await s.gen(name="a")
 
     compiled = p.compile()
-    assert compiled.plan.complete
+    assert "`is`" in compiled.plan.note
     assert compiled.run(q="x").text == "xAlpha"
     assert compiled.run(q=None).text == "nothingAlpha"
     assert compiled.run(q=3).text == "3Alpha"
@@ -490,6 +606,23 @@ def test_sub_programs_are_looked_into(backend: FakeBackend) -> None:
         return await sub(s, q)
 
     assert "except" in p.compile().plan.note
+
+
+def test_decisions_that_see_no_text_do_not_end_the_trace(backend: FakeBackend) -> None:
+    @program
+    async def p(s: State, shots: list[str], q: str, verbose: bool = False) -> str:
+        if len(shots) > 1 and verbose:
+            s.system("Be brief." + f" {shots[0]}")
+        for i, shot in enumerate(sorted(shots[:3])):
+            s += f"{i}. " + shot.strip() + f" ({q})\n"
+        async with s.fork(2) as bs:
+            for i, b in enumerate(bs):
+                if i == 0:
+                    b += f"{i} {q}"
+        s += f"{q}\n"
+        return await s.gen(name="a")
+
+    same(p, {"shots": [" b", "a"], "verbose": True}, q="x")
 
 
 # plans

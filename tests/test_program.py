@@ -121,7 +121,7 @@ def test_an_expression_in_an_fstring_is_refused(backend: FakeBackend) -> None:
 
 
 def test_hostile_text_is_plain_text(backend: FakeBackend) -> None:
-    """Text that looks like the mark of a ref, even one of an earlier run, is left alone."""
+    """Text that looks like the mark of a ref is left alone; a mark of another run is refused."""
     seen: list[str] = []
 
     @program
@@ -134,7 +134,10 @@ def test_hostile_text_is_plain_text(backend: FakeBackend) -> None:
     p.run(q="x")
     mark = seen[0]
     assert len(mark) > 1000
-    hostile = mark + mark[:60] + '\x02\t<&"%Ref 0:v0\x03{ref}%s'
+    for foreign in (mark, mark[:1], mark[-1:], mark[5:9]):
+        with pytest.raises(ProgramError, match="another run"):
+            p.run(q=f"x{foreign}y")
+    hostile = '\x02\t<&"%Ref 0:v0\x03{ref}%s'
     run = p.run(q=hostile)
     assert run.text == f"Ada{hostile}|Ada"
 
@@ -151,6 +154,64 @@ def test_text_that_was_changed_around_a_ref_is_refused(backend: FakeBackend, cha
 
     with pytest.raises(ProgramError, match="changed"):
         p.run()
+
+
+def test_the_repr_of_a_ref_is_for_people_only(backend: FakeBackend) -> None:
+    @program
+    async def p(s: State, wait: bool) -> str:
+        a, b = s.gen(name="name"), s.gen(name="b")
+        if wait:
+            await a
+        shown = f"Ideas: {[a, b]}"
+        assert shown.startswith("Ideas: [<Ref 'name': ")
+        s += shown
+        return await a
+
+    for wait in (False, True):
+        with pytest.raises(ProgramError, match="add them one by one"):
+            p.run(wait)
+
+    @program
+    async def keyed(s: State) -> dict[str, int]:
+        return {f"{s.gen()}": 1}
+
+    with pytest.raises(ProgramError, match="a key of the result"):
+        keyed.run()
+
+
+def test_stops_cannot_cut_constrained_output(backend: FakeBackend) -> None:
+    backend.answers["n"] = "123-4567"
+
+    @program
+    async def stops(s: State, params: dict[str, Any]) -> str:
+        return await s.gen(regex(r"\d{3}-\d{4}"), name="n", **params)
+
+    for params in ({"stop": "-"}, {"stop_token_ids": [3]}):
+        with pytest.raises(InvalidRequestError, match="truncate") as caught:
+            stops.run(params)
+        assert caught.value.param in params
+    with pytest.raises(OutputError, match="the stop '-'") as cut:
+        stops.run({"stop": "-", "finish": "truncate"})
+    assert cut.value.text == "123"
+    assert stops.run({"stop": "x", "finish": "truncate"}).output == "123-4567"
+    assert stops.run({"stop_token_ids": [3], "finish": "truncate"}).output == "123-4567"
+    backend.answers["n"] = "123"
+    with pytest.raises(OutputError, match="stop token"):
+        stops.run({"stop_token_ids": [3], "finish": "truncate"})
+
+
+def test_idle_threads_of_the_pool_end() -> None:
+    pool = Pool(4, idle_seconds=0.02)
+    threads: set[threading.Thread] = set()
+    for _ in range(2):
+        jobs = [Job(lambda: threads.add(threading.current_thread())) for _ in range(8)]
+        for job in jobs:
+            pool.submit(job)
+        for job in jobs:
+            job.future.result(timeout=5)
+        for thread in threads:
+            thread.join(timeout=5)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +429,7 @@ def test_no_bound_unless_one_is_given(backend: FakeBackend) -> None:
     ("params", "error", "words"),
     [
         ({"temprature": 1}, ProgramError, "temperature"),
-        ({"temperature": -1}, InvalidRequestError, "temperature must be between"),
+        ({"temperature": -1}, InvalidRequestError, "temperature must be"),
         ({"temperature": "hot"}, InvalidRequestError, "temperature: Expected `float`"),
         ({"max_tokens": 0}, InvalidRequestError, "max_tokens"),
         ({"max_tokens": 2.5}, InvalidRequestError, "max_tokens"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sgen.doctor import _checks
 from sgen.kernels import reference as ops
 
 PAGE = 16
@@ -110,6 +111,30 @@ def test_linear_rows_do_not_depend_on_their_batch(k: int, n: int) -> None:
     for rows in (1, 2, 3, 5, 7, 12, 13, 31, 64, 129):
         assert torch.equal(ops.linear(x[:rows], w, bias), whole[:rows]), rows
         assert torch.equal(ops.linear(x[1 : 1 + rows], w, bias), whole[1 : 1 + rows]), rows
+
+
+def test_a_blas_without_row_independence_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    assert ops.is_row_independent(threads)
+    assert ops.row_block(threads) <= ops.MAX_BLOCK
+    ops._probe.cache_clear()
+    equal = torch.equal
+    try:
+        with monkeypatch.context() as patch:  # 64 rows and multiples agree, and no smaller ones
+            patch.setattr(torch, "equal", lambda a, b: len(a) % 64 == 0 and equal(a, b))
+            assert ops.row_block(threads) == 64
+            assert ops.is_row_independent(threads)
+        ops._probe.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "equal", lambda a, b: False)
+            assert not ops.is_row_independent(threads)
+            assert ops.row_block(threads) == ops.MAX_BLOCK
+            (check,) = [c for c in _checks("nothing") if c.name == "row independence"]
+            assert check.status == "note"
+            assert "may depend" in check.detail
+            assert check.hint
+    finally:
+        ops._probe.cache_clear()
 
 
 def test_merge_states_joins_disjoint_keys() -> None:

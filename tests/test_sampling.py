@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -323,6 +324,14 @@ def test_broken_logits_fail_their_row_only(params: SamplingParams, broken: float
     assert isinstance(results[2], Sampled)
     assert isinstance(results[1], SgenError)
     assert "position 41" in str(results[1])
+
+
+def test_any_error_of_a_pick_is_that_of_its_row() -> None:
+    picks = [Pick(0, Sampler(SamplingParams(temperature=1.0, top_k=2), 0, []), 3) for _ in "ab"]
+    msgspec.structs.force_setattr(picks[0].sampler._params, "top_k", 2.5)
+    failed, fine = sample(torch.zeros((1, 100)), picks)
+    assert isinstance(failed, TypeError)
+    assert isinstance(fine, Sampled)
 
 
 def test_an_empty_mask_is_an_error_of_its_row() -> None:

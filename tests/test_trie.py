@@ -26,7 +26,7 @@ def spelled(trie: TokenTrie) -> list[bytes]:
     return texts
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(tokens=st.lists(st.one_of(st.binary(max_size=4), st.text("ab", max_size=5).map(str.encode))))
 def test_every_token_has_its_node(tokens: list[bytes]) -> None:
     trie = TokenTrie(tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import enum
 import json
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Annotated, Any, Literal, NotRequired, Optional
 
 import jsonschema
 import msgspec
+import pydantic
 import pytest
 from annotated_types import Ge
 from pydantic import BaseModel, Field
@@ -20,6 +23,7 @@ from sgen.frontend import choices, grammar, json_schema, regex
 from sgen.frontend.fake import least_text
 from sgen.frontend.outputs import spec_of
 from sgen.frontend.specs import FREE
+from sgen.grammars.compile import compile_grammar
 
 
 class City(BaseModel):
@@ -283,3 +287,45 @@ def test_specs_by_hand() -> None:
     ):
         with pytest.raises(ProgramError):
             bad()
+
+
+class Dated(BaseModel):
+    when: pydantic.PastDate
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pydantic.NaiveDatetime,
+        pydantic.PastDate,
+        pydantic.FutureDate,
+        pydantic.PastDatetime,
+        pydantic.FutureDatetime,
+        pydantic.ByteSize,
+        Annotated[decimal.Decimal, Field(max_digits=5, decimal_places=2)],
+        Annotated[decimal.Decimal, Field(gt=3)],
+        Annotated[datetime.date, Field(gt=datetime.date(2020, 1, 1))],
+        list[pydantic.PastDate],
+        Dated,
+    ],
+)
+def test_types_that_a_schema_cannot_say_are_refused_by_name(kind: Any) -> None:
+    with pytest.raises(ProgramError, match=r"cannot generate .*cannot say what"):
+        spec_of(kind)
+
+
+class Price(msgspec.Struct):
+    amount: decimal.Decimal
+
+
+def test_decimals_are_digits() -> None:
+    spec = spec_of(decimal.Decimal)
+    assert spec.grammar is not None
+    assert spec.decode(least_text(spec.grammar)) == 0
+    grammar = compile_grammar(spec.grammar)
+    assert grammar.matches(b'"-12.50"')
+    for text in (b'"x"', b'""', b'"1."', b"1e9", b'"NaN"'):
+        assert not grammar.matches(text)
+    priced = spec_of(Price)
+    assert priced.grammar is not None
+    assert isinstance(priced.decode(least_text(priced.grammar)), Price)
