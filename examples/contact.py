@@ -4,14 +4,17 @@ python examples/contact.py
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 import sgen
 
 
 @dataclass
 class Contact:
-    name: str
-    email: str
+    name: Annotated[str, Field(pattern=r"^[A-Z][a-z]{1,15} [A-Z][a-z]{1,15}$")]
+    email: Annotated[str, Field(pattern=r"^[a-z]{1,20}@[a-z]{1,20}\.(org|com|net)$")]
 
 
 @sgen.program

@@ -33,6 +33,14 @@ def bind_arguments(
     name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments by name, defaults included.  ProgramError if they do not fit."""
+    if not isinstance(kwargs, Mapping):
+        raise ProgramError(f"{name}: a row is a dict of arguments, not {type(kwargs).__name__}")
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = [] if takes_any else [k for k in kwargs if k not in signature.parameters]
+    if unknown:
+        raise ProgramError(
+            f"{name} has no argument {unknown[0]!r}", hint=f"its arguments are {signature}"
+        )
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:

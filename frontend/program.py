@@ -166,6 +166,11 @@ class Program(Generic[P, R]):
 
     def __call__(self, state: State, *args: P.args, **kwargs: P.kwargs) -> Later[R]:
         """Use it inside another program, on that one's state and with that one's options."""
+        if not isinstance(state, State):
+            raise ProgramError(
+                f"{self.name} was called with {type(state).__name__} in the place of a State",
+                hint=f"{self.name}.run(...) runs it; inside another program, pass on its state",
+            )
         recording = state._recording
         bound = self._arguments(args, kwargs)
         function = self._function

@@ -150,9 +150,13 @@ class Ref(Generic[T_co]):
         return poisoned(f"<Ref {self.name!r}: {state}>")
 
     def __add__(self, other: str | Ref[Any] | Fragment) -> Fragment:
+        if not isinstance(other, str | Ref | Fragment):
+            raise self._misuse("arithmetic")
         return Fragment((self,)) + other
 
     def __radd__(self, other: str) -> Fragment:
+        if not isinstance(other, str):
+            raise self._misuse("arithmetic")
         return other + Fragment((self,))
 
     # not in logic
@@ -175,6 +179,11 @@ class Ref(Generic[T_co]):
         raise self._misuse("a condition")
 
     if not TYPE_CHECKING:  # a type checker refuses these by itself
+
+        def __getattr__(self, name):
+            if name.startswith("_"):  # what Python and its libraries ask of any object
+                raise AttributeError(name)
+            raise self._misuse(f".{name}")
 
         def __lt__(self, other):
             raise self._misuse("a comparison")

@@ -23,7 +23,9 @@ class Bounds:
         """InvalidRequestError if there are none, or one that the model does not know."""
         if len(tokens) == 0:
             raise InvalidRequestError(
-                "the prompt has no tokens", param="prompt", hint="start with a BOS token or text"
+                "the prompt has no tokens: nothing was said before this generation",
+                param="prompt",
+                hint="write text first, or a message and then generate as the assistant",
             )
         low, high = min(tokens), max(tokens)
         if low < 0 or high >= self.vocab_size:

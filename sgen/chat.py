@@ -113,4 +113,8 @@ def _turn(conversation: Conversation, line: str, *, as_json: bool) -> None:
     usage = answer["usage"]
     assert isinstance(usage, dict)
     rate = usage.get("completion_tokens", 0) / (time.monotonic() - start)
-    print(f"\n({usage.get('cached_tokens', 0)} tokens from the cache, {rate:.1f} tok/s)")
+    print(flush=True)
+    print(
+        f"({usage.get('cached_tokens', 0)} tokens from the cache, {rate:.1f} tok/s)",
+        file=sys.stderr,
+    )

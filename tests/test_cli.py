@@ -50,9 +50,9 @@ def test_run_shows_text_value_and_facts(program: Path) -> None:
     assert "tok/s" in done.stdout
 
 
-def test_run_as_json(program: Path) -> None:
-    done = run("run", f"{program}:greet", "--arg", "name=Ada", "--json")
-    result = json.loads(done.stdout)
+def test_run_as_json(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sgen.cli.main(["run", f"{program}:greet", "--arg", "name=Ada", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
     assert result["output"] == [result["variables"]["word"], result["variables"]["code"]]
     assert result["text"].startswith("Say hello to Ada: H")
     assert result["usage"]["completion_tokens"] > 0
@@ -105,7 +105,9 @@ def test_files_that_are_no_programs(
     assert says in capsys.readouterr().err
 
 
-def test_text_annotations_are_understood(tmp_path: Path) -> None:
+def test_text_annotations_are_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "later.py"
     path.write_text(
         "from __future__ import annotations\n"
@@ -114,7 +116,8 @@ def test_text_annotations_are_understood(tmp_path: Path) -> None:
         "async def p(s: sgen.State, n: int) -> int:\n"
         "    return n + 1\n"
     )
-    assert json.loads(run("run", f"{path}:p", "--arg", "n=2", "--json").stdout)["output"] == 3
+    assert sgen.cli.main(["run", f"{path}:p", "--arg", "n=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == 3
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -124,7 +127,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert not done.stderr
 
 
-def test_generate_by_schema(tmp_path: Path) -> None:
+def test_generate_by_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schema = {
         "type": "object",
         "properties": {"city": {"type": "string", "maxLength": 10}, "big": {"type": "boolean"}},
@@ -133,9 +136,11 @@ def test_generate_by_schema(tmp_path: Path) -> None:
     }
     file = tmp_path / "schema.json"
     file.write_text(json.dumps(schema))
-    done = run("generate", "-p", "Name a city", "--schema", str(file), "--max-tokens", "30")
-    assert set(json.loads(done.stdout)) == {"city", "big"}
-    assert "decoded" in done.stderr
+    asked = ["generate", "-p", "Name a city", "--schema", str(file), "--max-tokens", "20"]
+    assert sgen.cli.main(asked) == 0
+    shown = capsys.readouterr()
+    assert set(json.loads(shown.out)) == {"city", "big"}
+    assert "decoded" in shown.err
 
 
 def test_generate_by_regex_and_from_stdin() -> None:

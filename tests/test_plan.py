@@ -148,7 +148,7 @@ def test_static_arguments_are_concrete(backend: FakeBackend) -> None:
     assert compiled.plan.prefix_text == "one\ntwo\n"
     assert compiled.ir.params == ("q",)
     same(p, {"shots": ["one", "two"], "n": 3}, q="x")
-    with pytest.raises(ProgramError, match="unexpected keyword"):
+    with pytest.raises(ProgramError, match="no argument"):
         compiled.run(q="x", n=4)
     with pytest.raises(ProgramError, match="no argument"):
         p.compile(nope=1)

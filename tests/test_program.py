@@ -1144,7 +1144,7 @@ def test_variants_leave_the_program_as_it_was(backend: FakeBackend) -> None:
 def test_wrong_arguments_of_a_program(backend: FakeBackend) -> None:
     with pytest.raises(ProgramError, match=r"ask: missing.*'q'[\s\S]*q: "):
         ask.run()  # type: ignore[call-arg]
-    with pytest.raises(ProgramError, match="unexpected"):
+    with pytest.raises(ProgramError, match="no argument"):
         ask.run(q="x", z=1)  # type: ignore[call-arg]
 
 
@@ -1283,3 +1283,25 @@ def test_the_pool_is_bounded_and_uses_its_threads_again() -> None:
     asyncio.run(in_this_pool())
     assert most == 2
     assert len(names) == 2
+
+
+def test_beginners_mistakes_say_what_to_do(backend: FakeBackend) -> None:
+    @program
+    async def p(s: State, q: str, how: str = "") -> object:
+        ref = s.gen(name="name")
+        match how:
+            case "plus":
+                return ref + 1
+            case "attribute":
+                return ref.city
+        return await ref
+
+    for how in ("plus", "attribute"):
+        with pytest.raises(ProgramError, match="await it"):
+            p.run(q="x", how=how)
+    with pytest.raises(ProgramError, match="no argument 'question'"):
+        p.run(question="x")
+    with pytest.raises(ProgramError, match="a row is a dict"):
+        list(p.map(["a"]))
+    with pytest.raises(ProgramError, match=r"p\.run\(\.\.\.\) runs it"):
+        p("x")
