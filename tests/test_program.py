@@ -1238,6 +1238,16 @@ def test_without_an_engine_the_factory_makes_one_once() -> None:
     assert len(made) == 1
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, even where the tests were started with it ignored, as
+    shells start what they run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_cancels_the_run_that_is_waited_for(backend: FakeBackend) -> None:
     backend.hold = frozenset({"slow"})
 
