@@ -12,7 +12,7 @@ a position, and `costs` of what is left at a position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -311,4 +311,71 @@ class Object:
         return cost
 
 
-Frame = Sequence | Alternatives | Repeat | Array | Object
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A finite automaton over nodes: the position is its state, 0 at the start.
+
+    `states[arg]` are the options there.  Options that read nothing are allowed, also in circles.
+    With `nests`, what is read on the way to another state is one level further in; so what closes
+    a level is read by an option of its own, which leads to DONE.
+    """
+
+    states: tuple[tuple[Option, ...], ...]
+    nests: bool = False
+
+    def children(self) -> tuple[int, ...]:
+        found = (n for options in self.states for symbols, _ in options for n in symbols)
+        return tuple(dict.fromkeys(found))
+
+    def first(self, empty: Callable[[int], bool]) -> tuple[int, ...]:
+        found: dict[int, None] = {}
+        seen, stack = {0}, [0]
+        while stack:
+            for symbols, after in self.states[stack.pop()]:
+                for symbol in symbols:
+                    found[symbol] = None
+                    if not empty(symbol):
+                        break
+                else:
+                    if after != DONE and after not in seen:
+                        seen.add(after)
+                        stack.append(after)
+        return tuple(found)
+
+    def options(self, arg: int) -> tuple[Option, ...]:
+        return self.states[arg]
+
+    def costs(self, of: CostOf) -> CostOf:
+        """Rounds over the states, last first, until nothing changes: forward steps need two."""
+        found = [NEVER] * len(self.states)
+        steps = [
+            [(sum_of(map(of, symbols)), after) for symbols, after in options]
+            for options in self.states
+        ]
+        changed = True
+        while changed:
+            changed = False
+            for state in reversed(range(len(found))):
+                least = min(
+                    (
+                        cost if after == DONE else cost.then(found[after])
+                        for cost, after in steps[state]
+                    ),
+                    default=NEVER,
+                )
+                if least < found[state]:
+                    found[state], changed = least, True
+        if self.nests:
+            found = [cost.nested() for cost in found]
+        return found.__getitem__
+
+
+def sum_of(costs: Iterable[Cost]) -> Cost:
+    """The cost of several nodes after each other."""
+    total = FREE
+    for cost in costs:
+        total = total.then(cost)
+    return total
+
+
+Frame = Sequence | Alternatives | Repeat | Array | Object | Network
