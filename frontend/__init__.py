@@ -14,7 +14,7 @@ from sgen.frontend.expressions import gen, select
 from sgen.frontend.plan import Plan
 from sgen.frontend.program import Program, program
 from sgen.frontend.refs import Fragment, Later, Ref
-from sgen.frontend.specs import Spec, choices, grammar, json_schema, regex
+from sgen.frontend.specs import Spec, choices, grammar, json_schema, regex, structural_tag
 from sgen.frontend.state import State
 
 __all__ = [
@@ -39,5 +39,6 @@ __all__ = [
     "regex",
     "select",
     "set_default_factory",
+    "structural_tag",
     "use",
 ]

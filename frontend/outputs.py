@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -29,6 +30,10 @@ _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
 _BOUNDS = ("gt", "ge", "lt", "le")
 _DECIMAL = r"^-?[0-9]{1,20}(\.[0-9]{1,20})?$"
 _MAPS = frozenset({"properties", "$defs", "definitions", "patternProperties"})
+_TIME_SPAN = "[0-9]{1,3}H(?:[0-9]{1,4}M(?:[0-9]{1,5}S)?)?|[0-9]{1,4}M(?:[0-9]{1,5}S)?|[0-9]{1,5}S"
+_DURATION = f"^P(?:[0-9]{{1,6}}D(?:T(?:{_TIME_SPAN}))?|T(?:{_TIME_SPAN}))$"
+_HOST = "(?:[0-9A-Za-z](?:-?[0-9A-Za-z])*[.])*[A-Za-z]{1,24}(?::[0-9]{1,4})?"
+_PATH = "[0-9A-Za-z._~!$&'()*+,;=:@/?-]*"
 
 
 def spec_of(kind: object) -> Spec[Any]:
@@ -216,6 +221,15 @@ class _Exact(GenerateJsonSchema):
         _refuse_bounds("timedelta", schema, _BOUNDS)
         return super().timedelta_schema(schema)
 
+    def url_schema(self, schema: core_schema.UrlSchema) -> dict[str, Any]:
+        """An address with a host name, or of a file, which is less than a URI may be."""
+        schemes = sorted(schema.get("allowed_schemes") or ("http", "https"))
+        names = "|".join(map(re.escape, schemes))
+        rest = f"/{_PATH}" if "file" in schemes else f"{_HOST}(?:[/?]{_PATH})?"
+        found: dict[str, Any] = {"type": "string", "pattern": f"^(?:{names})://{rest}$"}
+        longest = schema.get("max_length")
+        return found if longest is None else {**found, "maxLength": longest}
+
     def union_schema(self, schema: core_schema.UnionSchema) -> dict[str, Any]:
         """Any union but that of ByteSize, whose pattern has no units."""
         if schema.get("custom_error_type") == "byte_size":
@@ -270,6 +284,8 @@ def _tidy(schema: Any) -> Any:
             out[key] = value
     if out.get("format") == "decimal":  # msgspec's
         out = {"type": "string", "pattern": _DECIMAL}
+    if out.get("format") == "duration":  # msgspec has no years, months and weeks
+        out = {"type": "string", "pattern": _DURATION}
     if "properties" in out:
         out.setdefault("additionalProperties", False)
     return out

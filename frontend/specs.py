@@ -1,8 +1,8 @@
 """What a generation must look like, and how its text becomes a value.
 
-A `Spec` is made by `regex`, `json_schema`, `choices`, `grammar`, or from a Python type by
-`outputs.spec_of`.  Making one checks what can be checked without a tokenizer; the engine checks
-the rest before it generates anything.
+A `Spec` is made by `regex`, `json_schema`, `choices`, `grammar`, `structural_tag`, or from a
+Python type by `outputs.spec_of`.  Making one checks what can be checked without a tokenizer; the
+engine checks the rest before it generates anything.
 """
 
 from __future__ import annotations
@@ -48,12 +48,35 @@ def regex(pattern: str) -> Spec[str]:
     return Spec(GrammarSpec("regex", pattern), as_text, "text", is_text=True)
 
 
-def json_schema(schema: Mapping[str, Any] | bool) -> Spec[Any]:
-    """JSON that is valid by the schema; the value is the parsed JSON."""
+def json_schema(
+    schema: Mapping[str, Any] | bool,
+    *,
+    whitespace: Literal["compact", "pretty", "any"] = "compact",
+    order: Literal["schema", "any"] = "schema",
+    unknown: Literal["refuse", "note"] = "refuse",
+) -> Spec[Any]:
+    """JSON that is valid by the schema; the value is the parsed JSON.  `GrammarSpec` says what
+    the options mean."""
     if not isinstance(schema, (Mapping, bool)):
         raise ProgramError(f"a JSON Schema is a dict, not {type(schema).__name__}")
+    for name, value, allowed in (
+        ("whitespace", whitespace, ("compact", "pretty", "any")),
+        ("order", order, ("schema", "any")),
+        ("unknown", unknown, ("refuse", "note")),
+    ):
+        if value not in allowed:
+            raise ProgramError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
     source = _dump(schema, "the schema")
-    return Spec(GrammarSpec("json_schema", source), json.loads, "json")
+    spec = GrammarSpec("json_schema", source, whitespace=whitespace, order=order, unknown=unknown)
+    return Spec(spec, json.loads, "json")
+
+
+def structural_tag(tag: Mapping[str, Any]) -> Spec[str]:
+    """Free text in which triggers switch to a grammar and back; the value is the whole text."""
+    if not isinstance(tag, Mapping):
+        raise ProgramError(f"a structural tag is a dict, not {type(tag).__name__}")
+    source = _dump(tag, "the structural tag")
+    return Spec(GrammarSpec("structural_tag", source), as_text, "text", is_text=True)
 
 
 def choices(options: Sequence[str]) -> Spec[str]:

@@ -188,8 +188,8 @@ class Without:
     """
 
     def __init__(self, automaton: Automaton, words: Words) -> None:
-        self._automaton = automaton
-        self._words = words
+        self.automaton = automaton
+        self.words = words
         self._states: list[tuple[int, int]] = []
         self._numbers: dict[tuple[int, int], int] = {}
         self._rows: dict[int, Row] = {}
@@ -210,26 +210,26 @@ class Without:
         return row
 
     def _make_row(self, state: int, word: int) -> Row:
-        classes, targets = self._automaton.row(state)
+        classes, targets = self.automaton.row(state)
         if word == DEAD:
             return classes, tuple(t if t == DEAD else self._number((t, DEAD)) for t in targets)
-        word_classes, word_targets = self._words.row(word)
+        word_classes, word_targets = self.words.row(word)
         both, parts = combine((classes, word_classes))
         numbered = []
         for i, j in parts:
             target, after = targets[i], word_targets[j]
             taken = target == DEAD or (
-                after != DEAD and not self._automaton.live(target) and self._words.accepts(after)
+                after != DEAD and not self.automaton.live(target) and self.words.accepts(after)
             )
             numbered.append(DEAD if taken else self._number((target, after)))
         return without_dead((both, tuple(numbered)))
 
     def accepts(self, state: int) -> bool:
         inner, word = self._states[state]
-        return self._automaton.accepts(inner) and (word == DEAD or not self._words.accepts(word))
+        return self.automaton.accepts(inner) and (word == DEAD or not self.words.accepts(word))
 
     def live(self, state: int) -> bool:
-        return self._automaton.live(self._states[state][0])
+        return self.automaton.live(self._states[state][0])
 
     def distance(self, state: int) -> int:
         """By a search that ends soon: off the words, the automaton's own distance holds."""
@@ -242,7 +242,7 @@ class Without:
             for number in level:
                 inner, word = self._states[number]
                 if word == DEAD or self.accepts(number):
-                    best = min(best, steps + self._automaton.distance(inner))
+                    best = min(best, steps + self.automaton.distance(inner))
                     continue
                 following += [t for t in self.row(number)[1] if t != DEAD and t not in seen]
                 seen.update(following)
@@ -251,23 +251,27 @@ class Without:
         return best
 
     def weight(self, state: int) -> int:
-        return 1 + self._automaton.weight(self._states[state][0])
+        return 1 + self.automaton.weight(self._states[state][0])
 
 
 class Table:
     """An automaton written out in full, without the states that can reach no end."""
 
-    def __init__(self, rows: Sequence[Row], accepting: Sequence[bool]) -> None:
-        """`rows` may have traps; state 0 is the start and must not be one."""
+    def __init__(self, rows: Sequence[Row], accepting: Sequence[bool], start: int = 0) -> None:
+        """`rows` may have traps; the start must not be one."""
         distances = _distances(rows, accepting)
-        self.start = 0
+        self.start = start
         self._accepting = accepting
         self._distances = distances
         self._rows = [
             without_dead((c, tuple(t if t != DEAD and distances[t] >= 0 else DEAD for t in ts)))
             for c, ts in rows
         ]
-        self.empty = distances[0] < 0
+        self.empty = distances[start] < 0
+
+    @property
+    def num_states(self) -> int:
+        return len(self._rows)
 
     def row(self, state: int) -> Row:
         return self._rows[state]

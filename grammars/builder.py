@@ -19,6 +19,8 @@ class Builder:
     def __init__(self, work: Work | None = None) -> None:
         """`work` is what the parts of one compilation share."""
         self.work = work or Work()
+        self.notes: list[str] = []
+        """What the source says without its being enforced, in sentences for its author."""
         self._nodes: list[Node | None] = []
         self._known: dict[Hashable, int] = {}
 

@@ -7,7 +7,7 @@ it is lower by at least one: whoever keeps the bound within a budget is never cu
 
 from __future__ import annotations
 
-from sgen.grammars.automata import DEAD, Literal
+from sgen.grammars.automata import DEAD
 from sgen.grammars.frames import INFINITE, Cost
 from sgen.grammars.pushdown import END, Costs, Pushdown
 from sgen.grammars.vocabulary import Vocabulary
@@ -15,7 +15,7 @@ from sgen.grammars.vocabulary import Vocabulary
 NEVER_CLOSES = 2**31 - 1
 """The bound where the vocabulary cannot write the rest, or no output could ever be so long."""
 
-LONGEST_TOKEN = 32
+LONGEST_TOKEN = 96
 """Longer tokens are not considered; fewer choices only raise the bound."""
 
 
@@ -29,6 +29,7 @@ class ClosingCosts:
     def __init__(self, automaton: Pushdown, vocabulary: Vocabulary) -> None:
         self._automaton = automaton
         self._texts = vocabulary.texts
+        self._longest = min(LONGEST_TOKEN, max(map(len, self._texts), default=0))
         self._lexemes = {0: 0}
         self._conts = {END: 0}
         self._states: dict[int, int] = {}
@@ -44,9 +45,6 @@ class ClosingCosts:
         return known
 
     def _lexeme_cost(self, node: int) -> Cost:
-        lexeme = self._automaton.nodes[node]
-        if isinstance(lexeme, Literal):  # no need to walk it
-            return Cost(len(lexeme.word), 0, self._fewest(lexeme.word)[0])
         start = self._automaton.lexeme_start(node)
         return Cost(self._automaton.lexeme_distance(start), 0, self._lexeme(start))
 
@@ -78,7 +76,7 @@ class ClosingCosts:
         """The fewest tokens that write `text` from each place in it on."""
         fewest = [INFINITE] * len(text) + [0]
         for i in reversed(range(len(text))):
-            for j in range(i + 1, min(i + LONGEST_TOKEN, len(text)) + 1):
+            for j in range(i + 1, min(i + self._longest, len(text)) + 1):
                 if fewest[j] + 1 < fewest[i] and text[i:j] in self._texts:
                     fewest[i] = fewest[j] + 1
         return fewest
@@ -100,17 +98,11 @@ class ClosingCosts:
         return path, bytes(text)
 
     def _step(self, number: int) -> tuple[int, int]:
-        """A byte that leads nearer to the lexeme's end, one that is a token if there is one."""
+        """A byte that leads nearer to the lexeme's end: the least that is a token, else the
+        least."""
         classes, targets = self._automaton.lexeme_row(number)
         nearer = self._automaton.lexeme_distance(number) - 1
-        found = DEAD, DEAD
-        for k, target in enumerate(targets):
-            if target == DEAD or self._automaton.lexeme_distance(target) != nearer:
-                continue
-            byte = classes.find(k)
-            while byte >= 0:
-                if bytes([byte]) in self._texts:
-                    return byte, target
-                found = byte, target
-                byte = classes.find(k, byte + 1)
-        return found
+        leads = [t != DEAD and self._automaton.lexeme_distance(t) == nearer for t in targets]
+        found = [byte for byte in range(256) if leads[classes[byte]]]
+        byte = next((b for b in found if bytes((b,)) in self._texts), found[0])
+        return byte, targets[classes[byte]]

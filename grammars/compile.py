@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 from sgen.errors import GrammarError
+from sgen.grammars import language
 from sgen.grammars.builder import Builder
+from sgen.grammars.gbnf import lower_gbnf
 from sgen.grammars.grammar import Grammar
 from sgen.grammars.json_schema import lower_schema
-from sgen.grammars.regex import automaton, whole
-from sgen.grammars.regex_syntax import parse
+from sgen.grammars.lark_grammar import lower_lark
+from sgen.grammars.plan import Plan
+from sgen.grammars.structural import lower_structural_tag
 from sgen.protocol import GrammarSpec
 
 MAX_CHOICES = 4_096
@@ -34,25 +36,29 @@ def compile_grammar(spec: GrammarSpec) -> Grammar:
 
 def _compile(spec: GrammarSpec) -> Grammar:
     builder = Builder()
+    root = lower_spec(builder, spec)
+    return Grammar(Plan.of(builder.nodes(), root), builder.notes)
+
+
+def lower_spec(builder: Builder, spec: GrammarSpec) -> int:
+    """The node of a spec in a builder, where it may be part of another grammar."""
     if spec.kind == "regex":
-        root = _regex(builder, spec.source)
-    elif spec.kind == "choices":
-        root = _choices(builder, spec.source)
-    elif spec.kind == "json_schema":
-        root = lower_schema(builder, spec.source)
-    else:
-        raise GrammarError(
-            f"{spec.kind} grammars are not supported yet",
-            keyword=spec.kind,
-            hint="use a regex, a JSON Schema or choices",
-        )
-    digest = hashlib.sha256(f"{spec.kind}\0{spec.source}".encode("utf-8", "surrogatepass"))
-    return Grammar(builder.nodes(), root, digest.hexdigest())
+        return _regex(builder, spec.source)
+    if spec.kind == "choices":
+        return _choices(builder, spec.source)
+    if spec.kind == "json_schema":
+        return lower_schema(builder, spec.source, whitespace=spec.whitespace, order=spec.order,
+                            unknown=spec.unknown)  # fmt: skip
+    if spec.kind == "structural_tag":
+        return lower_structural_tag(builder, spec, lower_spec)
+    if spec.kind == "lark":
+        return lower_lark(builder, spec.source)
+    return lower_gbnf(builder, spec.source)
 
 
 def _regex(builder: Builder, pattern: str) -> int:
-    machine = automaton(whole(parse(pattern)))
-    return builder.never() if machine is None else builder.lexeme(pattern, machine)
+    machine = language.automaton(language.of_pattern(pattern, search=False), "utf8", builder.work)
+    return builder.never() if machine is None else builder.lexeme(("regex", pattern), machine)
 
 
 def _choices(builder: Builder, source: str) -> int:

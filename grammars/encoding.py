@@ -73,9 +73,13 @@ def _canonical(ranges: Ranges) -> Iterator[tuple[Step, ...]]:
     """The one way in which `json.dumps` writes each character."""
     yield from _plain(difference(ranges, ESCAPED))
     for low, high in intersection(ranges, ESCAPED):
-        for code in range(low, high + 1):
-            text = json.dumps(chr(code))[1:-1].encode()
-            yield tuple(((byte, byte),) for byte in text)
+        yield from map(_escape, range(low, high + 1))
+
+
+@lru_cache(maxsize=64)
+def _escape(code: int) -> tuple[Step, ...]:
+    text = json.dumps(chr(code))[1:-1].encode()
+    return tuple(((byte, byte),) for byte in text)
 
 
 def _quoted(ranges: Ranges) -> Iterator[tuple[Step, ...]]:
@@ -126,6 +130,10 @@ class Character:
             self._rows.append(classes_of(edges))
             self._distances.append(1 + min(self._distances[target] for _, target in branches))
         return number
+
+    @property
+    def num_states(self) -> int:
+        return len(self._rows)
 
     def row(self, state: int) -> Row:
         return self._rows[state]

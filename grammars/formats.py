@@ -1,18 +1,23 @@
 r"""The `format`s of JSON Schema strings, as trees.
 
-Each is what its specification and the parsers of Python's typed libraries all accept: RFC 3339
-dates and times with real days and without leap seconds, RFC 9562 UUIDs, RFC 5321 mailboxes with
-plain local parts, RFC 1123 host names, RFC 3986 URIs with a
-host after `//`.  A format that promises nothing about the
-text (`password`) is any text.
+Each follows its specification: RFC 3339 for dates, times and durations, RFC 5321 and 6531 for
+mailboxes, RFC 1123 and 5890 for host names, RFC 3986 and 3987 for identifiers, RFC 6570 for their
+templates, RFC 6901 for pointers, RFC 9562 for UUIDs, RFC 4648 for base64.  Of some, all texts but
+a few odd ones are accepted: no year 0, no leap seconds, and no durations of so many digits that
+typed libraries could not hold them; of others (`regex`, the internationalised ones) those that are
+valid beyond doubt.  For these there is a second, greater set, which holds all valid texts, and by
+which a complement is made.  A format that promises nothing about the text (`password`) is any text.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+from sgen.grammars import charset
+from sgen.grammars.format_regex import REGEX
 from sgen.grammars.regex import whole
-from sgen.grammars.regex_syntax import ANY, Tree, parse
+from sgen.grammars.regex_parser import parse
+from sgen.grammars.regex_syntax import ANY, Chars, Tree, concat, either, literal, many
 
 _YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"  # 0001 to 9999
 _LEAP = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
@@ -21,12 +26,26 @@ _DATE = (
     "|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
     f"|{_LEAP}-02-29)"
 )
-_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?"
-_TIME = f"{_CLOCK}(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-_SPAN = r"(?:[0-9]{1,3}H(?:[0-9]{1,4}M(?:[0-9]{1,5}S)?)?|[0-9]{1,4}M(?:[0-9]{1,5}S)?|[0-9]{1,5}S)"
-_DURATION = rf"P(?:[0-9]{{1,6}}D(?:T{_SPAN})?|T{_SPAN})"
+_OUTER_DATE = f"(?:{_DATE}|0000-[01][0-9]-[0-3][0-9])"
+_FRACTION = r"(?:\.[0-9]+)?"
+_OFFSET = "(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_TIME = f"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]{_FRACTION}{_OFFSET}"
+_OUTER_TIME = f"(?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60){_FRACTION}{_OFFSET}"
+
+
+def _duration(digits: str, small: str) -> str:
+    seconds = f"{digits}S"
+    minutes = f"{digits}M(?:{seconds})?"
+    time = f"T(?:{digits}H(?:{minutes})?|{minutes}|{seconds})"
+    days = f"{digits}D"
+    months = f"{small}M(?:{days})?"
+    date = f"(?:{small}Y(?:{months})?|{months}|{days})(?:{time})?"
+    return f"P(?:{date}|{time}|{digits}W)"
+
+
 _HEX = "[0-9A-Fa-f]"
 _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
+
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _H16 = f"{_HEX}{{1,4}}"
@@ -41,69 +60,123 @@ _IPV6 = "|".join(
     ]
     + [f"(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}", f"(?:(?:{_H16}:){{0,6}}{_H16})?::"]
 )
+
 _LABEL = "[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?"
-_SHORT = "[0-9A-Za-z](?:[0-9A-Za-z-]{0,22}[0-9A-Za-z])?"
-_HOST = rf"{_LABEL}(?:\.{_LABEL}){{0,2}}|{_SHORT}(?:\.{_SHORT}){{0,9}}"  # at most 253 in all
-_ATOM = "[0-9A-Za-z!#$%&'*+/=?^_`{|}~-]{1,20}"
-_EMAIL = rf"{_ATOM}(?:\.{_ATOM}){{0,2}}@{_LABEL}(?:\.{_LABEL}){{0,2}}\.[A-Za-z]{{2,24}}"
-_PCHAR = f"(?:[0-9A-Za-z._~!$&'()*+,;=:@-]|%{_HEX}{_HEX})"
-_AUTHORITY = (
-    f"(?:(?:[0-9A-Za-z._~!$&'()*+,;=:-]|%{_HEX}{_HEX})*@)?"
-    rf"(?:\[(?:{_IPV6})\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%{_HEX}{_HEX})+)(?::[0-9]{{1,4}})?"
-)
-_TAIL = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
-_URI = (
-    "[A-Za-z][0-9A-Za-z+.-]*:"
-    f"(?://{_AUTHORITY}(?:/{_PCHAR}*)*|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_PCHAR}+(?:/{_PCHAR}*)*)"
-    f"{_TAIL}"
-)
-_SITE = rf"https?://(?:{_LABEL}\.){{0,3}}[A-Za-z]{{1,24}}(?::[0-9]{{1,4}})?"
-_SITE_LENGTHS = 8, 8 + 3 * 64 + 24 + 5  # the shortest and the longest
+_HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
+
+_ADDRESS = rf"\[(?:{_IPV4}|[Ii][Pp][Vv]6:(?:{_IPV6}))\]"
+_SUBDOMAIN = "[0-9A-Za-z](?:[0-9A-Za-z-]*[0-9A-Za-z])?"
+_DOMAIN = rf"(?:{_SUBDOMAIN}(?:\.{_SUBDOMAIN})*|{_ADDRESS})"
+
+
+def _local_part(more: str = "") -> str:
+    """What stands before the `@`; `more`: characters besides those of RFC 5321, for a class."""
+    atom = f"[0-9A-Za-z!#$%&'*+/=?^_`{{|}}~{more}-]+"
+    return rf'(?:{atom}(?:\.{atom})*|"(?:[ !#-\[\]-~{more}]|\\[ -~])*")'
+
+
+def _identifier(more: str, private: str, *, relative: bool) -> str:
+    """A URI or, with `relative`, a reference to one; `more`, `private`: what an IRI also allows."""
+    plain = rf"0-9A-Za-z._~!$&'()*+,;={more}\-"
+    escaped = f"%{_HEX}{_HEX}"
+    segment = f"(?:[{plain}:@]|{escaped})"
+    ip = rf"\[(?:{_IPV6}|[Vv]{_HEX}+\.[0-9A-Za-z._~!$&'()*+,;=:-]+)\]"
+    host = f"(?:{ip}|(?:[{plain}]|{escaped})*)"
+    authority = f"(?:(?:[{plain}:]|{escaped})*@)?{host}(?::[0-9]*)?"
+    rooted = f"//{authority}(?:/{segment}*)*|/(?:{segment}+(?:/{segment}*)*)?"
+    tail = rf"(?:\?(?:[{plain}:@/?{private}]|{escaped})*)?(?:#(?:[{plain}:@/?]|{escaped})*)?"
+    scheme, rest = "[A-Za-z][0-9A-Za-z+.-]*:", f"(?:/{segment}*)*"
+    if not relative:
+        return f"{scheme}(?:{rooted}|(?:{segment}+{rest})?){tail}"
+    first = f"(?:[{plain}@]|{escaped})+"  # without a colon, which would end a scheme
+    return f"(?:(?:{scheme})?(?:{rooted})|{scheme}(?:{segment}+{rest})?|(?:{first}{rest})?){tail}"
+
+
+_PLANES = "".join(rf"\U{p:04x}0000-\U{p:04x}fffd" for p in range(1, 14))
+_UCSCHAR = r"\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef" + _PLANES + r"\U000e1000-\U000efffd"
+_PRIVATE = r"\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd"
+
+_VARIABLE = rf"(?:[0-9A-Za-z_]|%{_HEX}{_HEX})(?:\.?(?:[0-9A-Za-z_]|%{_HEX}{_HEX}))*"
+_EXPRESSION = rf"\{{[+#./;?&]?{_VARIABLE}(?::[1-9][0-9]{{0,3}}|\*)?"
+_EXPRESSION += rf"(?:,{_VARIABLE}(?::[1-9][0-9]{{0,3}}|\*)?)*\}}"
+_TEMPLATE = rf"(?:[!#$&'(-;=?-\[\]_a-z~{_UCSCHAR}{_PRIVATE}]|%{_HEX}{_HEX}|{_EXPRESSION})*"
+
+_POINTER = "(?:/(?:[^~/]|~[01])*)*"
 _BASE64 = "(?:[0-9A-Za-z+/]{4})*(?:[0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?"
 
 _PATTERNS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}[Tt]{_TIME}",
-    "duration": _DURATION,
-    "uuid": _UUID,
+    "duration": _duration("[0-9]{1,6}", "[0-9]{1,4}"),
+    "email": f"{_local_part()}@{_DOMAIN}",
+    "hostname": _HOSTNAME,
     "ipv4": _IPV4,
     "ipv6": _IPV6,
-    "email": _EMAIL,
-    "hostname": _HOST,
-    "uri": _URI,
+    "uri": _identifier("", "", relative=False),
+    "uri-reference": _identifier("", "", relative=True),
+    "iri": _identifier(_UCSCHAR, _PRIVATE, relative=False),
+    "iri-reference": _identifier(_UCSCHAR, _PRIVATE, relative=True),
+    "uri-template": _TEMPLATE,
+    "uuid": _UUID,
+    "json-pointer": _POINTER,
+    "relative-json-pointer": f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})",
+    "byte": _BASE64,
     "decimal": "-?[0-9]{1,28}(?:[.][0-9]{1,28})?",
-    "json-pointer": "(?:/(?:[^~/]|~[01])*)*",
 }
+_OUTER = {
+    "date": _OUTER_DATE,
+    "time": _OUTER_TIME,
+    "date-time": f"{_OUTER_DATE}[Tt]{_OUTER_TIME}",
+    "duration": _duration("[0-9]+", "[0-9]+"),
+    "decimal": "(?s:.)*",
+}
+LONGEST = {"hostname": 253, "idn-hostname": 253}
+"""Formats that also limit the length, which their trees do not do."""
+
+_BY_HAND = ("idn-email", "idn-hostname", "regex")
 _ANY_TEXT = ("password", "path", "binary")
 
-NAMES = (*_PATTERNS, *_ANY_TEXT)
+NAMES = (*_PATTERNS, *_BY_HAND, *_ANY_TEXT)
 
 
 @lru_cache(maxsize=64)
-def tree(name: str) -> Tree | None:
-    """The texts of a format; None if it is not one of NAMES."""
-    if name in _ANY_TEXT:
+def tree(name: str, *, outer: bool = False) -> Tree | None:
+    """The texts of a format or, with `outer`, all of them and perhaps more; None if it is not one
+    of NAMES."""
+    if name in _ANY_TEXT or (outer and name in _BY_HAND):
         return ANY
-    pattern = _PATTERNS.get(name)
-    return None if pattern is None else whole(parse(pattern, limit=16_384))
+    if name == "regex":
+        return whole(parse(REGEX, limit=1 << 16))
+    if name == "idn-hostname":
+        return _international_hostname()
+    if name == "idn-email":
+        return _international_mailbox()
+    pattern = _OUTER.get(name) if outer else None
+    pattern = pattern or _PATTERNS.get(name)
+    return None if pattern is None else whole(parse(pattern, limit=1 << 16))
 
 
-@lru_cache(maxsize=64)
-def web_address(low: int, high: int) -> Tree | None:
-    """URIs of `low` to `high` characters, those of web pages only; None: no ready-made tree.
-
-    Everything but the path is within the bounds whatever it is, so that only the path has to
-    be counted, and no intersection is needed.
-    """
-    shortest, longest = _SITE_LENGTHS
-    if low > shortest or not longest < high <= 65_535:
-        return None
-    path = f"(?:|[/?][0-9A-Za-z._~!$&'()*+,;=:@/?-]{{0,{high - longest - 1}}})"
-    return whole(parse(_SITE + path))
+def _international_mailbox() -> Tree:
+    local = parse(_local_part(r"\u0080-\U0010ffff"))
+    domain = either((_international_hostname(), parse(_ADDRESS, limit=1 << 16)))
+    return concat((local, literal("@"), domain))
 
 
-@lru_cache(maxsize=1)
-def base64() -> Tree:
-    """RFC 4648 with padding."""
-    return whole(parse(_BASE64))
+def _international_hostname() -> Tree:
+    """Labels of letters and digits with single hyphens inside.  Those that are not ASCII have
+    letters that IDNA2008 allows wherever they stand, and so few that their encoding fits."""
+    letters = charset.union(charset.matching(_LETTERS), charset.shorthand("d"))
+    dash = many(literal("-"), 0, 1)
+    wide = Chars(charset.union(letters, ((0x61, 0x7A),)))
+    international = concat((wide, many(concat((dash, wide)), 0, 10)))
+    narrow = parse("[0-9A-Za-z](?:-?[0-9A-Za-z]){0,30}")
+    label = either((narrow, international))
+    return concat((label, many(concat((literal("."), label)), 0, None)))
+
+
+# Letters that case folding and normalisation leave alone, and that are written left to right.
+_LETTERS = (
+    r"(?V1)[[\p{Ll}\p{Lo}]--\p{ASCII}--\p{NFKC_QC=N}--\p{NFKC_QC=M}--\p{Changes_When_Casefolded}"
+    r"--\p{Bidi_Class=R}--\p{Bidi_Class=AL}--[\u302e\u302f\u3031-\u3035\u303b]]"
+)

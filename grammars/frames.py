@@ -17,8 +17,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+from sgen.errors import GrammarError
+
 DONE = -1
 INFINITE = 1 << 40
+
+POSITION_BITS = 62
+"""Positions fit the machine words of those who walk grammars outside Python."""
 
 
 class Cost(NamedTuple):
@@ -311,6 +316,117 @@ class Object:
         return cost
 
 
+class Member(NamedTuple):
+    """A declared member of an object: its key, the colon too, and its value."""
+
+    key: int
+    value: int
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unordered:
+    """A JSON object whose members may come in any order, each declared one at most once.
+
+    `leading` are all required members, in an order of their own, or none: until they are there,
+    what comes next is the first of them that is missing, or a member after the last one read, up
+    to the first required one that is missing.
+    `extras` are (key, value) nodes for other keys; those, too, read the colon.  The position has
+    a bit for each declared member that was read, and above these bits the number of others: up
+    to 1 or, with `high`, all of them.  Other keys may repeat each other, so only the first counts
+    towards `low`.  GrammarError if positions do not fit POSITION_BITS.
+    """
+
+    members: tuple[Member, ...]
+    extras: tuple[tuple[int, int], ...]
+    low: int
+    high: int | None
+    open: int  # the lexeme `{`
+    comma: int  # `,`
+    close: int  # `}`
+    empty: int  # `{}`
+    leading: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.members) + (self.high or 1).bit_length() > POSITION_BITS:
+            raise GrammarError(
+                f"an object in any order with {len(self.members)} declared members"
+                + ("" if self.high is None else f" and at most {self.high:,} in all"),
+                keyword="properties",
+                hint="declare at most 60 properties, or fix their order",
+            )
+
+    @property
+    def nests(self) -> bool:
+        return True
+
+    def children(self) -> tuple[int, ...]:
+        pairs = [*((m.key, m.value) for m in self.members), *self.extras]
+        signs = self.open, self.comma, self.close, self.empty
+        return (*(node for pair in pairs for node in pair), *signs)
+
+    def first(self, empty: Callable[[int], bool]) -> tuple[int, ...]:
+        return ()
+
+    def _counts(self, arg: int) -> tuple[int, int]:
+        """Declared members and others so far."""
+        others, read = divmod(arg, 1 << len(self.members))
+        return read.bit_count(), others
+
+    def options(self, arg: int) -> list[Option]:
+        declared, others = self._counts(arg)
+        sign = self.comma if arg else self.open
+        room = self.high is None or declared + others < self.high
+        found: list[Option] = []
+        complete = declared + min(others, 1) >= self.low
+        missing = [i for i in self.leading if not arg >> i & 1]
+        if missing:
+            following = {*range(arg.bit_length(), min(missing) + 1), missing[0]} if room else ()
+            return [
+                ((sign, self.members[i].key, self.members[i].value), arg | 1 << i)
+                for i in sorted(following)
+            ]
+        for i, member in enumerate(self.members):
+            if not arg >> i & 1:
+                complete = complete and not member.required
+                if room:
+                    found.append(((sign, member.key, member.value), arg | 1 << i))
+        if room:
+            counted = self.high is not None or not others
+            after = arg + (counted << len(self.members))
+            found += [((sign, key, value), after) for key, value in self.extras]
+        if complete:
+            found.append(((self.close if arg else self.empty,), DONE))
+        return found
+
+    def costs(self, of: CostOf) -> CostOf:
+        """What is required, and the cheapest of the rest while members are missing."""
+        members = [of(m.key).then(of(m.value)) for m in self.members]
+        other = min((of(key).then(of(value)) for key, value in self.extras), default=NEVER)
+        required = [i for i, m in enumerate(self.members) if m.required]
+        optional = [i for i, m in enumerate(self.members) if not m.required]
+        start, comma, end, empty = map(of, (self.open, self.comma, self.close, self.empty))
+
+        def cost(arg: int) -> Cost:
+            declared, others = self._counts(arg)
+            still = [members[i] for i in required if not arg >> i & 1]
+            missing = max(0, self.low - declared - min(others, 1) - len(still))
+            if self.high is not None and declared + others + len(still) + missing > self.high:
+                return NEVER
+            if not arg and not still and not missing:
+                return empty.nested()
+            if missing:
+                spare = [members[i] for i in optional if not arg >> i & 1]
+                spare += [] if others else [other]
+                if len(spare) < missing:
+                    return NEVER
+                still += sorted(spare)[:missing]
+            signs = comma.times(len(still)) if arg else start.then(comma.times(len(still) - 1))
+            return signs.then(sum_of(still)).then(end).nested()
+
+        return cost
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """A finite automaton over nodes: the position is its state, 0 at the start.
@@ -356,18 +472,56 @@ class Network:
         while changed:
             changed = False
             for state in reversed(range(len(found))):
-                least = min(
-                    (
-                        cost if after == DONE else cost.then(found[after])
-                        for cost, after in steps[state]
-                    ),
-                    default=NEVER,
-                )
+                least = NEVER
+                for cost, after in steps[state]:
+                    rest = FREE if after == DONE else found[after]
+                    if cost.bytes + rest.bytes <= least.bytes:
+                        least = min(least, cost.then(rest))
                 if least < found[state]:
                     found[state], changed = least, True
         if self.nests:
             found = [cost.nested() for cost in found]
         return found.__getitem__
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A network of which at most `limit` options are followed that read something.
+
+    `needs` [states]: how many such options the cheapest text from a state on takes, at most.  One
+    is only offered if it leaves room for these, so that the end can always be reached at the cost
+    that the network itself has.  The position is `state + len(states) * count`.
+    """
+
+    network: Network
+    needs: tuple[int, ...]
+    limit: int
+
+    @property
+    def nests(self) -> bool:
+        return self.network.nests
+
+    def children(self) -> tuple[int, ...]:
+        return self.network.children()
+
+    def first(self, empty: Callable[[int], bool]) -> tuple[int, ...]:
+        return self.network.first(empty)
+
+    def options(self, arg: int) -> list[Option]:
+        size = len(self.needs)
+        count, state = divmod(arg, size)
+        found: list[Option] = []
+        for symbols, after in self.network.options(state):
+            total = count + (len(symbols) > 0)
+            if after == DONE:
+                found.append((symbols, DONE))
+            elif total + self.needs[after] <= self.limit:
+                found.append((symbols, after + size * total))
+        return found
+
+    def costs(self, of: CostOf) -> CostOf:
+        inner, size = self.network.costs(of), len(self.needs)
+        return lambda arg: inner(arg % size)
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:
@@ -378,4 +532,4 @@ def sum_of(costs: Iterable[Cost]) -> Cost:
     return total
 
 
-Frame = Sequence | Alternatives | Repeat | Array | Object | Network
+Frame = Sequence | Alternatives | Repeat | Array | Object | Network | Limited | Unordered

@@ -1,369 +1,384 @@
-"""JSON Schema to grammar: compact JSON, with properties in the order of the schema.
+"""JSON Schema to grammar: the JSON texts that a schema allows, members in the order of the schema.
 
-Drafts 4 to 2020-12.  Everything that a keyword demands is enforced, or the schema is refused
-with the keyword and its JSON pointer; only annotations, which demand nothing, are passed over.
-What is accepted may be less than the schema allows (integers are not written as 1.0, for
-instance), never more.
+Drafts 4 to 2020-12.  Everything that a keyword demands is enforced, or the schema is refused with
+the keyword and its JSON pointer.  What is accepted may be less than the schema allows (integers
+are not written as 1.0, for instance), never more; a text in which one object has a key twice is
+outside of JSON Schema, and is only excluded for keys that the schema names.
+
+Most schemas are lowered directly, keyword by keyword.  Where keywords have to be combined
+(`json_forms.MORE`), the schema is read as a formula and brought into a normal form first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
-from sgen.grammars.automata import run
+from sgen.errors import GrammarError
 from sgen.grammars.builder import Builder
 from sgen.grammars.frames import Sequence
-from sgen.grammars.json_containers import (
-    ARRAY_KEYWORDS,
-    OBJECT_KEYWORDS,
-    lower_array,
-    lower_object,
+from sgen.grammars.json_array_frames import plain_array
+from sgen.grammars.json_document import Document, Where, placed, pointer_of
+from sgen.grammars.json_forms import (
+    ANY_OF,
+    ARRAY,
+    FORMAT,
+    MORE,
+    NUMBER,
+    OBJECT,
+    REFERENCE,
+    STRING,
+    TYPE,
+    VALUES,
 )
-from sgen.grammars.json_disjoint import Disjoint, narrowed, types_of, with_tag
-from sgen.grammars.json_forms import check_forms
-from sgen.grammars.json_scalars import (
-    NUMBER_KEYWORDS,
-    STRING_KEYWORDS,
-    KeyRule,
-    key_rule,
-    lower_number,
-    lower_string,
+from sgen.grammars.json_formula import FALSE, TRUE
+from sgen.grammars.json_layout import Layout, Whitespace
+from sgen.grammars.json_numbers import NUMBER_KEYWORDS, Numbers
+from sgen.grammars.json_object_frames import (
+    Declared,
+    Order,
+    keeps_order,
+    plain_object,
+    unordered_object,
 )
-from sgen.grammars.json_text import (
-    TYPES,
-    Schema,
-    identity,
-    join,
-    lookup,
-    read,
-    refuse,
-    spellings,
-    type_of,
-    write,
-)
-from sgen.grammars.pushdown import Plan, Pushdown
+from sgen.grammars.json_proofs import CycleError
+from sgen.grammars.json_reader import MAX_ENUM, Reader
+from sgen.grammars.json_sets import SetFrames
+from sgen.grammars.json_strings import STRING_KEYWORDS, Strings
+from sgen.grammars.json_text import TYPES, Schema, count, read, refuse, type_of, write
+from sgen.grammars.json_vocabulary import Unknown, Vocabulary, kinds_of
 
-MAX_ENUM = 4_096
-MAX_ACCEPTORS = 8
+MAX_INLINE = 40
+"""Schemas inside each other that are lowered at once; deeper ones wait for their turn."""
 
-Acceptors = dict[tuple[str, bytes], Callable[[bytes], bool] | None]
-"""By pointer and schema; None while it is under construction."""
-
-ANNOTATIONS = frozenset(
-    {
-        "title",
-        "description",
-        "default",
-        "examples",
-        "example",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "$comment",
-        "$defs",
-        "definitions",
-        "$schema",
-        "$id",
-        "id",
-    }
-)
-TYPED = {
-    "string": STRING_KEYWORDS,
-    "number": NUMBER_KEYWORDS,
-    "integer": NUMBER_KEYWORDS,
-    "array": ARRAY_KEYWORDS,
-    "object": OBJECT_KEYWORDS,
+_KINDS = {
+    "null": 0,
+    "boolean": 0,
+    "integer": NUMBER | FORMAT,
+    "number": NUMBER | FORMAT,
+    "string": STRING | FORMAT,
+    "array": ARRAY,
+    "object": OBJECT,
 }
-SUPPORTED = frozenset(
-    {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "discriminator"}
-).union(*TYPED.values())
-DRAFTS = (
-    "json-schema.org/schema",
-    "json-schema.org/draft-04/schema",
-    "json-schema.org/draft-06/schema",
-    "json-schema.org/draft-07/schema",
-    "json-schema.org/draft/2019-09/schema",
-    "json-schema.org/draft/2020-12/schema",
-)
+_NO_PROPERTIES: Schema = {}
+_OPEN = -1
+"""In place of a node: the schema is being lowered."""
 
 
-def lower_schema(builder: Builder, source: str) -> int:
-    """The node of the JSON texts that satisfy the schema in `source`."""
+def lower_schema(
+    builder: Builder,
+    source: str,
+    *,
+    whitespace: Whitespace = "compact",
+    order: Order = "schema",
+    unknown: Unknown = "refuse",
+) -> int:
+    """The node of the JSON texts that satisfy the schema in `source`.
+
+    What stands in the schema without being enforced is added to the builder's notes.
+    """
     root = read(source)
-    return _Lowering(builder, root, {}).run()
+    document = Document(root, source)
+    vocabulary = Vocabulary(document, unknown)
+    # That 1.0 is an integer is what drafts say since 6; readers of schemas that name none disagree.
+    layout = Layout(builder, whitespace, point_zero=document.declared and document.draft >= 6)
+    tracks = '"unevaluated' in source
+    lowering = _Lowering(builder, vocabulary, layout, order, tracks=tracks)
+    node = lowering.run(root)
+    builder.notes += vocabulary.notes
+    return node
 
 
 class _Lowering:
-    """One schema on its way into a builder.  References are lowered once, each after another, so
-    that neither cycles nor long chains of them go deep."""
+    """One schema on its way into a builder."""
 
-    def __init__(self, builder: Builder, root: object, acceptors: Acceptors) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        vocabulary: Vocabulary,
+        layout: Layout,
+        order: Order,
+        *,
+        tracks: bool,
+    ) -> None:
         self.builder = builder
-        self.root = root
-        self.acceptors = acceptors
-        self.disjoint = Disjoint(self.follow, builder.work)
-        self._references: dict[tuple[str, str], int] = {}
-        self._waiting: deque[tuple[int, object, str]] = deque()
+        self.vocabulary = vocabulary
+        self.layout = layout
+        self.order = order
+        self._tracks = tracks
+        self._places: dict[int, int] = {}  # by schema
+        self._formulas: dict[int, int] = {}
+        self._waiting: deque[tuple[int, Callable[[], int]]] = deque()
+        self._depth = 0
         self._any: int | None = None
-        self._has_references = _mentions(root, "$ref")
+        self._plain: dict[str, int] = {}  # by type
+        self._other_names: dict[tuple[str, ...], int] = {}
+        self._of_type: dict[str, Callable[[Schema, Where], int]] = {
+            "null": lambda schema, where: builder.literal(b"null"),
+            "boolean": lambda schema, where: builder.words((b"true", b"false")),
+            "integer": self._integer,
+            "number": self._number,
+            "string": self._string,
+            "array": self._array,
+            "object": self._object,
+        }
 
-    def run(self) -> int:
-        """The node of the whole schema."""
-        return self.complete(self.root, "")
+    @cached_property
+    def reader(self) -> Reader:
+        return Reader(self.vocabulary, self.builder.work, tracks=self._tracks)
 
-    def complete(self, schema: Any, pointer: str) -> int:
-        """Lower a schema and all that it refers to."""
-        node = self.schema(schema, pointer)
-        while self._waiting:
-            number, schema, pointer = self._waiting.popleft()
-            self.builder.define(number, Sequence((self.schema(schema, pointer),)))
+    @cached_property
+    def sets(self) -> SetFrames:
+        return SetFrames(self.builder, self.layout, self.reader.algebra, self.node, self.order)
+
+    def run(self, root: Any) -> int:
+        try:
+            node = self.schema(root, None)
+            while self._waiting:
+                number, make = self._waiting.popleft()
+                self.builder.define(number, Sequence((make(),)))
+        except CycleError:
+            refuse("a schema that is defined by itself", "recursion", "",
+                   "something must come between it and the reference to it")  # fmt: skip
         return node
 
-    def schema(self, schema: Any, pointer: str) -> int:
-        if schema is True or schema == {}:
+    def schema(self, schema: Any, where: Where) -> int:
+        """The node of a schema at a place."""
+        if schema is True:
             return self.anything()
         if schema is False:
             return self.builder.never()
-        if not isinstance(schema, dict):
-            refuse("a schema must be an object or a boolean", "schema", pointer)
-        self.builder.work.spend(len(schema))
-        keys = self.constraints(schema, pointer)
-        if not keys:
-            return self.anything()
-        if "$ref" in keys:
-            _alone(keys, "$ref", pointer)
-            return self.reference(schema["$ref"], pointer)
-        if "enum" in keys or "const" in keys:
-            return self.values(schema, keys, pointer)
-        for keyword in ("allOf", "anyOf", "oneOf"):
-            if keyword in keys:
-                return self.combined(schema, keys, keyword, pointer)
-        if "discriminator" in keys:
-            refuse("discriminator without anyOf or oneOf", "discriminator", pointer)
-        return self.typed(schema, pointer)
+        known = self._places.get(id(schema))
+        if known is not None and known != _OPEN:
+            return known
+        return self._once(self._places, id(schema), partial(self._make, schema, where))
 
-    def constraints(self, schema: Schema, pointer: str) -> set[str]:
-        """The keywords that demand something; all others are annotations."""
-        keys = set(schema) - ANNOTATIONS
-        unknown = sorted(k for k in keys - SUPPORTED if not k.startswith("x-"))
-        if unknown:
-            refuse(f"the keyword {unknown[0]!r} is not supported", unknown[0],
-                   join(pointer, unknown[0]),
-                   "leave it out; a note may be named x-...")  # fmt: skip
-        for keyword in ("$id", "id"):
-            if isinstance(schema.get(keyword), str) and pointer and self._has_references:
-                refuse(f"{keyword} inside a schema with references is not supported", keyword,
-                       join(pointer, keyword))  # fmt: skip
-        if "$schema" in schema and _dialect(schema["$schema"]) not in DRAFTS:
-            refuse(f"the dialect {schema['$schema']!r} is not supported", "$schema",
-                   join(pointer, "$schema"))  # fmt: skip
-        check_forms(schema, pointer)
-        return {k for k in keys if not k.startswith("x-")}
+    def node(self, formula: int) -> int:
+        """The node of a formula of the reader."""
+        if formula == TRUE:
+            return self.anything()
+        if formula == FALSE:
+            return self.builder.never()
+        if self.reader.formulas.kind(formula) == "leaf":
+            place = self.reader.place(formula)
+            if place is not None:
+                return self.schema(*place)
+        known = self._formulas.get(formula)
+        if known is not None and known != _OPEN:
+            return known
+        return self._once(self._formulas, formula, partial(self._make_formula, formula))
+
+    def _once(self, table: dict[int, int], key: int, make: Callable[[], int]) -> int:
+        """What `make` makes.  Where that is under way, or too far inside, a node that stands for
+        it until it is there."""
+        known = table.get(key)
+        if known is None and self._depth < MAX_INLINE:
+            table[key] = _OPEN
+            self._depth += 1
+            node = make()
+            self._depth -= 1
+            if table[key] != _OPEN:
+                self.builder.define(table[key], Sequence((node,)))
+            table[key] = node
+            return node
+        number = table[key] = self.builder.reserve()
+        if known is None:
+            self._waiting.append((number, make))
+        return number
 
     def anything(self) -> int:
         """Any JSON value."""
         if self._any is None:
-            self._any = self.builder.reserve()
-            parts = [self.of_type(t, {}, "") for t in TYPES if t != "integer"]
-            self.builder.define(self._any, Sequence((self.builder.alternatives(parts),)))
+            number = self._any = self.builder.reserve()
+            parts = [self._of_type[t]({}, None) for t in TYPES if t != "integer"]
+            self.builder.define(number, Sequence((self.builder.alternatives(parts),)))
         return self._any
 
-    # References.
+    def _make(self, schema: Any, where: Where) -> int:
+        self.builder.work.spend(1)
+        kinds = kinds_of(schema) if isinstance(schema, dict) and where is not None else None
+        held = schema
+        if kinds is None:
+            kinds, held = self.vocabulary.scan(schema, where)
+        if not kinds:
+            return self.anything()
+        if kinds == REFERENCE:
+            return self.schema(*self.vocabulary.document.resolve(schema, where))
+        if not kinds & (MORE | REFERENCE | ANY_OF):
+            if not kinds & VALUES:
+                return self._typed(schema, held, where, kinds)
+            if not kinds & ~(VALUES | TYPE):
+                node = self._listed(held, where)
+                if node is not None:
+                    return node
+        elif kinds == ANY_OF and isinstance(held["anyOf"], list) and held["anyOf"]:
+            here = (where, "anyOf")
+            return self.builder.alternatives(
+                [self.schema(s, (here, i)) for i, s in enumerate(held["anyOf"])]
+            )
+        return self._combined(schema, where)
 
-    def follow(self, schema: Any, pointer: str) -> tuple[Any, str]:
-        """What a schema that is only a reference stands for, and where that is."""
-        seen = set()
-        while isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
-            _alone(self.constraints(schema, pointer), "$ref", pointer)
-            fragment = self.fragment(schema["$ref"], pointer)
-            if fragment in seen:
-                refuse("a $ref that leads back to itself", "$ref", pointer)
-            seen.add(fragment)
-            schema, pointer = lookup(self.root, fragment, join(pointer, "$ref")), fragment
-        return schema, pointer
+    # Schemas of which each keyword is lowered by itself.
 
-    def fragment(self, reference: str, pointer: str) -> str:
-        base, _, fragment = reference.partition("#")
-        here = self.root.get("$id", self.root.get("id")) if isinstance(self.root, dict) else None
-        own = here.partition("#")[0] if isinstance(here, str) else ""
-        if base not in ("", own) or (fragment and not fragment.startswith("/")):
-            refuse(f"only references within the schema by JSON pointer are supported, not "
-                   f"{reference!r}", "$ref", join(pointer, "$ref"),
-                   "copy the schema into $defs; nothing is ever fetched")  # fmt: skip
-        return fragment
-
-    def reference(self, reference: object, pointer: str) -> int:
-        if not isinstance(reference, str):
-            refuse("$ref must be a string", "$ref", join(pointer, "$ref"))
-        fragment = self.fragment(reference, pointer)
-        schema = lookup(self.root, fragment, join(pointer, "$ref"))
-        return self.later(schema, fragment, "")
-
-    def later(self, schema: object, pointer: str, variant: str) -> int:
-        """A node for the schema at a pointer, lowered after what is being lowered now."""
-        number = self._references.get((pointer, variant))
-        if number is None:
-            number = self._references[pointer, variant] = self.builder.reserve()
-            self._waiting.append((number, schema, pointer))
-        return number
-
-    # Values, and combinations of schemas.
-
-    def values(self, schema: Schema, keys: set[str], pointer: str) -> int:
-        found = schema.get("enum", [schema.get("const")])
-        self.builder.work.spend(len(found) if isinstance(found, list) else 0)
-        place = join(pointer, "enum" if "enum" in keys else "const")
-        if not isinstance(found, list) or len(found) > MAX_ENUM:
-            refuse(f"enum must be a list of at most {MAX_ENUM:,} values", "enum", place)
-        if "enum" in keys and "const" in keys:
-            found = [v for v in found if identity(v) == identity(schema["const"])]
-        texts = [text for value in found for text in spellings(value)]
-        rest = {k: schema[k] for k in keys - {"enum", "const"}}
-        if set(rest) == {"type"}:
-            types = types_of(schema, pointer)
-            texts = [t for v in found if type_of(v) in types for t in spellings(v)]
-        elif rest:
-            accepts = self.acceptor(rest, pointer)
-            texts = [text for text in texts if accepts(text)]
-        return self.builder.words(dict.fromkeys(texts))
-
-    def acceptor(self, schema: Schema, pointer: str) -> Callable[[bytes], bool]:
-        """Whether a text satisfies a schema, by its own automaton."""
-        key = (pointer, write(schema))
-        known = self.acceptors.get(key)
-        if known is not None:
-            return known
-        if key in self.acceptors or list(self.acceptors.values()).count(None) >= MAX_ACCEPTORS:
-            refuse("values beside other keywords that lead back to them are not supported",
-                   "enum", pointer)  # fmt: skip
-        self.acceptors[key] = None
-        work = self.builder.work
-        other = _Lowering(Builder(work), self.root, self.acceptors)
-        node = other.complete(schema, pointer)
-        machine = Pushdown(Plan(other.builder.nodes()), node)
-        accepts = self.acceptors[key] = lambda text: machine.possible and run(machine, text, work)
-        return accepts
-
-    def combined(self, schema: Schema, keys: set[str], keyword: str, pointer: str) -> int:
-        branches = schema[keyword]
-        place = join(pointer, keyword)
-        if not isinstance(branches, list) or not branches:
-            refuse(f"{keyword} must be a list of schemas", keyword, place)
-        if keyword == "allOf":
-            _alone(keys, "allOf", pointer)
-            if len(branches) > 1:
-                refuse("allOf of more than one schema is not supported", "allOf", place)
-            return self.schema(branches[0], join(place, 0))
-        _alone(keys - {"type", "discriminator"}, keyword, pointer)
-        found = [(branch, join(place, i), "") for i, branch in enumerate(branches)]
-        if "type" in keys:
-            types = types_of(schema, pointer)
-            found = [self.narrowed(branch, p, types) for branch, p, _ in found]
-        if "discriminator" in keys:
-            tag = _tag(schema, pointer)
-            found = [self.tagged(*branch, tag) for branch in found]
-        if keyword == "oneOf":
-            self.check_disjoint([(branch, p) for branch, p, _ in found])
+    def _typed(self, schema: Schema, held: Schema, where: Where, kinds: int) -> int:
+        name = held.get("type")
+        if not isinstance(name, str) or name not in _KINDS:
+            types = self.vocabulary.types(held, where)
+        elif not kinds & ~(TYPE | _KINDS[name]):
+            return self._of_type[name](held, where)
+        else:
+            types = frozenset([name])
+        self.vocabulary.scan(schema, where)  # for the form of keywords of other types
         return self.builder.alternatives(
-            self.later(branch, p, variant) if variant else self.schema(branch, p)
-            for branch, p, variant in found
-        )
-
-    def check_disjoint(self, branches: list[tuple[object, str]]) -> None:
-        for i, (a, place_a) in enumerate(branches):
-            for b, place_b in branches[:i]:
-                if not self.disjoint(a, place_a, b, place_b):
-                    refuse("oneOf whose schemas can hold for one value is not supported",
-                           "oneOf", place_a, "use anyOf, or give each its own const")  # fmt: skip
-
-    def narrowed(
-        self, branch: object, pointer: str, types: frozenset[str]
-    ) -> tuple[object, str, str]:
-        """A branch for values of some types; a variant of what it refers to has a name."""
-        target, place = self.follow(branch, pointer)
-        return narrowed(target, place, types), place, "" if place == pointer else f"{sorted(types)}"
-
-    def tagged(
-        self, branch: object, pointer: str, variant: str, tag: str
-    ) -> tuple[object, str, str]:
-        """A branch of a union that is told apart by a property, which must then be there."""
-        target, place = self.follow(branch, pointer)
-        marked = with_tag(target, tag)
-        if marked is None:
-            return branch, pointer, variant
-        return marked, place, f"{variant} with {tag}"
-
-    # Types.
-
-    def typed(self, schema: Schema, pointer: str) -> int:
-        types = types_of(schema, pointer)
-        return self.builder.alternatives(
-            self.of_type(t, schema, pointer)
+            self._of_type[t](held, where)
             for t in TYPES
             if t in types and not (t == "integer" and "number" in types)
         )
 
-    def of_type(self, name: str, schema: Schema, pointer: str) -> int:
-        if name == "null":
-            return self.builder.literal(b"null")
-        if name == "boolean":
-            return self.builder.words([b"true", b"false"])
-        if name == "string":
-            return lower_string(self.builder, schema, pointer)
-        if name == "array":
-            return lower_array(self.builder, schema, pointer, self.schema)
-        if name == "object":
-            rule = self.key_rule(schema, pointer)
-            return lower_object(self.builder, schema, pointer, self.schema, rule)
-        return lower_number(self.builder, schema, pointer, whole=name == "integer")
+    def _string(self, schema: Schema, where: Where) -> int:
+        if STRING_KEYWORDS.isdisjoint(schema):
+            return self._scalar("string", Strings.everything())
+        try:
+            return Strings.of(schema, "").lower(self.builder)
+        except GrammarError as error:
+            raise placed(error, where) from None
 
-    def key_rule(self, schema: Schema, pointer: str) -> KeyRule:
-        place = join(pointer, "propertyNames")
-        rule, place = self.follow(schema.get("propertyNames", True), place)
-        if rule is True:
-            return KeyRule()
-        if rule is False:
-            return KeyRule(names=())
-        if not isinstance(rule, dict):
-            refuse("a schema must be an object or a boolean", "propertyNames", place)
-        keys = self.constraints(rule, place)
-        if keys <= {"enum", "const", "type"} and keys & {"enum", "const"}:
-            values = rule.get("enum", [rule.get("const")])
-            if not isinstance(values, list) or {"enum", "const"} <= keys:
-                refuse("one list of names is supported", "propertyNames", place)
-            return KeyRule(names=tuple(v for v in values if isinstance(v, str)))
-        if not keys <= STRING_KEYWORDS | {"type"}:
-            other = min(keys - STRING_KEYWORDS - {"type"})
-            refuse(f"{other} is not supported for the names of properties", other, place)
-        if "string" not in types_of(rule, place):
-            return KeyRule(names=())
-        return key_rule(rule, place)
+    def _integer(self, schema: Schema, where: Where) -> int:
+        if NUMBER_KEYWORDS.isdisjoint(schema):
+            return self._scalar("integer", Numbers.integers())
+        try:
+            return self._number_node(Numbers.of(schema, "", integer=True))
+        except GrammarError as error:
+            raise placed(error, where) from None
 
+    def _number(self, schema: Schema, where: Where) -> int:
+        if NUMBER_KEYWORDS.isdisjoint(schema):
+            return self._scalar("number", Numbers.everything())
+        try:
+            return self._number_node(Numbers.of(schema, ""))
+        except GrammarError as error:
+            raise placed(error, where) from None
 
-def _alone(keys: set[str], keyword: str, pointer: str) -> None:
-    others = sorted(keys - {keyword})
-    if others:
-        refuse(f"{others[0]} beside {keyword} is not supported", others[0],
-               join(pointer, others[0]), "put it inside")  # fmt: skip
+    def _scalar(self, name: str, values: Numbers | Strings) -> int:
+        """The node of all values of a type."""
+        known = self._plain.get(name)
+        if known is None:
+            if isinstance(values, Numbers):
+                known = self._number_node(values)
+            else:
+                known = values.lower(self.builder)
+            self._plain[name] = known
+        return known
 
+    def _number_node(self, values: Numbers) -> int:
+        return values.lower(self.builder, point_zero=self.layout.point_zero)
 
-def _tag(schema: Schema, pointer: str) -> str:
-    discriminator = schema["discriminator"]
-    name = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
-    if not isinstance(name, str):
-        refuse(
-            "discriminator must name a property", "discriminator", join(pointer, "discriminator")
+    def _array(self, schema: Schema, where: Where) -> int:
+        items = schema.get("items", True)
+        if isinstance(items, list):
+            spec = self.reader.arrays(schema, where)
+            return self.builder.never() if spec is None else self.sets.array(spec)
+        try:
+            low, high = count(schema, "minItems", "") or 0, count(schema, "maxItems", "")
+        except GrammarError as error:
+            raise placed(error, where) from None
+        rest = None if items is False else self.schema(items, (where, "items"))
+        return plain_array(self.builder, self.layout, [], rest, low, high)
+
+    def _object(self, schema: Schema, where: Where) -> int:
+        properties, required = schema.get("properties", _NO_PROPERTIES), schema.get("required", ())
+        additional = schema.get("additionalProperties", True)
+        if not isinstance(properties, dict) or not isinstance(required, list | tuple):
+            schema = self.vocabulary.scan(schema, where)[1]
+            required = schema.get("required", ())
+        here = (where, "properties")
+        members = [
+            Declared(name, self.schema(value, (here, name)), name in required)
+            for name, value in properties.items()
+        ]
+        rest = (where, "additionalProperties")
+        for name in required:
+            if name not in properties:
+                if not isinstance(name, str):
+                    self.vocabulary.scan(schema, where)
+                if additional is False:
+                    return self.builder.never()
+                members.append(Declared(name, self.schema(additional, rest), True))
+        others = []
+        if additional is not False:
+            if where is None and self.order == "relaxed" and "$schema" not in properties:
+                # By convention a document may name its schema, and does so first.
+                members.insert(0, Declared("$schema", self.schema(additional, rest), False))
+            others.append((self._other_key(members), self.schema(additional, rest)))
+        if keeps_order(self.order, members, others):
+            try:
+                return plain_object(self.builder, self.layout, members, others, empty=True)
+            except GrammarError as error:
+                raise placed(error, where) from None
+        leading = required if self.order == "relaxed" else ()
+        return unordered_object(
+            self.builder, self.layout, members, others, 0, None, pointer_of(where), leading
         )
-    return name
 
+    def _other_key(self, members: list[Declared]) -> int:
+        """The keys of members that have no name."""
+        names = tuple([m.name for m in members])
+        known = self._other_names.get(names)
+        if known is None:
+            keys = Strings.values(list(names)).complement()
+            known = self._other_names[names] = keys.lower_key(self.builder)
+        return known
 
-def _dialect(uri: object) -> str:
-    return uri.partition("://")[2].rstrip("#/") if isinstance(uri, str) else ""
+    def _listed(self, schema: Schema, where: Where) -> int | None:
+        """enum and const beside nothing but a type; None if they take a network."""
+        values = schema.get("enum", [schema.get("const")])
+        if len(schema.keys() & {"enum", "const"}) > 1 or not isinstance(values, list):
+            return None
+        if len(values) > MAX_ENUM:
+            return None  # the reader refuses it
+        self.builder.work.spend(len(values) // 8)
+        if "type" in schema:
+            types = self.vocabulary.types(schema, where)
+            values = [v for v in values if type_of(v) in types]
+        if not (self.layout.compact and self.order == "schema") and any(
+            isinstance(v, dict | list) and v for v in values
+        ):
+            return None
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        if not numbers:
+            return self.builder.words(dict.fromkeys(map(write, values)))
+        found = [self._number_node(Numbers.values(numbers))]
+        others = [v for v in values if not isinstance(v, int | float) or isinstance(v, bool)]
+        if others:
+            found.append(self.builder.words(dict.fromkeys(map(write, others))))
+        return self.builder.alternatives(found)
 
+    # Schemas that have to be read as formulas.
 
-def _mentions(schema: object, keyword: str) -> bool:
-    if isinstance(schema, dict):
-        return keyword in schema or any(_mentions(v, keyword) for v in schema.values())
-    return isinstance(schema, list) and any(_mentions(v, keyword) for v in schema)
+    def _combined(self, schema: Schema, where: Where) -> int:
+        try:
+            return self._of_formula(schema, where)
+        except GrammarError as error:
+            raise error if error.pointer else placed(error, where) from None
+
+    def _of_formula(self, schema: Schema, where: Where) -> int:
+        formula = self.reader.formula(schema, where)
+        kind = self.reader.formulas.kind(formula)
+        if kind == "leaf":
+            place = self.reader.place(formula)
+            if place is None or place[0] is not schema:
+                return self.node(formula)
+        elif kind in ("true", "false", "or", "one"):
+            return self.node(formula)
+        return self.sets.normal(self.reader.algebra.normal(formula), where)
+
+    def _make_formula(self, formula: int) -> int:
+        algebra, formulas = self.reader.algebra, self.reader.formulas
+        kind, parts = formulas.kind(formula), formulas.parts(formula)
+        if kind in ("or", "one"):
+            if kind == "one":
+                parts = tuple(algebra.exclusive(parts))
+            return self.builder.alternatives(map(self.node, parts))
+        return self.sets.normal(algebra.normal(formula), None)

@@ -13,8 +13,8 @@ from sgen.errors import GrammarError
 
 Schema = dict[str, Any]
 
-MAX_BYTES = 64 * 1024
-MAX_DEPTH = 64
+MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 256
 MAX_COUNT = 2**31 - 1
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
@@ -30,27 +30,29 @@ def join(pointer: str, *steps: str | int) -> str:
     return pointer + "".join(f"/{s}" for s in escaped)
 
 
-def read(source: str) -> object:
+def read(source: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> object:
     """The schema in a text.  GrammarError if it is no JSON, too large, too deep, or has a key
     twice in one object."""
     size = len(source.encode("utf-8", "surrogatepass"))
-    if size > MAX_BYTES:
-        refuse(f"the schema has {size:,} bytes, more than {MAX_BYTES:,}", "size", "")
+    if size > max_bytes:
+        refuse(f"the schema has {size:,} bytes, more than {max_bytes:,}", "size", "")
     try:
-        schema = json.loads(source, object_pairs_hook=_object, parse_constant=_no_constant)
+        schema = _decoder.decode(source)
+        again = write(schema)
     except GrammarError:
         raise
     except RecursionError:
-        refuse(f"the schema is nested deeper than {MAX_DEPTH}", "depth", "")
-    except ValueError as error:
-        refuse(f"the schema is not JSON: {error}", "json", "")
-    _check_depth(schema)
-    try:
-        write(schema)
+        refuse(f"the schema is nested deeper than {max_depth}", "depth", "")
     except UnicodeError:
         refuse("half a surrogate pair, which no text can hold", "json", "")
-    except ValueError:
-        refuse("a number beyond the range of a double", "json", "")
+    except ValueError as error:
+        reason = "a number beyond the range of a double" if "float" in str(error) else str(error)
+        refuse(f"the schema is not JSON: {reason}", "json", "")
+    # A key that stood twice is gone when written again, and its colon with it.
+    if source.count(":") != again.count(b":") or "u003a" in source or "u003A" in source:
+        _strict_decoder.decode(source)
+    if source.count("{") + source.count("[") > max_depth:
+        _check_depth(schema, max_depth)
     return schema
 
 
@@ -67,9 +69,14 @@ def _no_constant(name: str) -> NoReturn:
     refuse(f"{name} is not JSON", "json", "")
 
 
-def _check_depth(schema: object) -> None:
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+_strict_decoder = json.JSONDecoder(object_pairs_hook=_object)
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _check_depth(schema: object, max_depth: int) -> None:
     level: list[object] = [schema]
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         level = [
             child
             for item in level
@@ -78,7 +85,7 @@ def _check_depth(schema: object) -> None:
         ]
         if not level:
             return
-    refuse(f"the schema is nested deeper than {MAX_DEPTH}", "depth", "")
+    refuse(f"the schema is nested deeper than {max_depth}", "depth", "")
 
 
 def lookup(root: object, fragment: str, pointer: str) -> object:
@@ -132,8 +139,7 @@ def type_of(value: object) -> str:
 
 def write(value: object) -> bytes:
     """A value as text.  ValueError for what no text can hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode()
+    return _encoder.encode(value).encode()
 
 
 def spellings(value: object) -> list[bytes]:

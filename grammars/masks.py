@@ -1,30 +1,36 @@
 """Which tokens may come next in a state of a grammar.
 
-A mask is one walk of the token trie through the grammar's rows, level by level, all nodes of a
-level at once; it is then kept per state, the latest used, within a budget of bytes.
+Masks are made when they are asked for, in C or in Python, and kept per state within a budget of
+bytes: in two generations, so that those which were used lately stay.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgen.errors import GrammarError
 from sgen.grammars.automata import DEAD
-from sgen.grammars.closing import NEVER_CLOSES, ClosingCosts
+from sgen.grammars.closing import NEVER_CLOSES
+from sgen.grammars.forced import Forced
 from sgen.grammars.grammar import Grammar
+from sgen.grammars.native import NativeMachine, NativeWalker
 from sgen.grammars.vocabulary import Vocabulary
+from sgen.grammars.walker import Walker
 
 Mask = NDArray[np.uint32]
 """[ceil(V / 32)], bit t % 32 of word t // 32 (little-endian) for token t; not to be written."""
 
-RECENT_WALKS = 8
+MASK_BYTES = 3 << 20
+"""Of the masks of one grammar that are kept."""
 
 OUTGROWN = 100_000
-"""States; each takes about half a KiB."""
+"""States; each takes about 100 bytes in C, half a KiB in Python."""
+
+Known = tuple[Mask, int]
+"""A mask, and no less than the tokens that close the text after any token in it."""
 
 
 class Masker:
@@ -37,17 +43,23 @@ class Masker:
     """
 
     def __init__(
-        self, grammar: Grammar, vocabulary: Vocabulary, *, mask_bytes: int = 32 << 20
+        self, grammar: Grammar, vocabulary: Vocabulary, *, mask_bytes: int = MASK_BYTES
     ) -> None:
         self.grammar = grammar
         self.vocabulary = vocabulary
-        self._trie = vocabulary.trie
-        self._closing = ClosingCosts(grammar.automaton, vocabulary)
-        self._masks: OrderedDict[int, tuple[Mask, int]] = OrderedDict()
-        self._max_masks = max(1, mask_bytes // (4 * self.num_words))
-        self._walks: OrderedDict[int, NDArray[np.int32]] = OrderedDict()
-        self._costs: NDArray[np.int32] = np.full(256, -1, np.int32)
-        self.min_tokens = self._closing.of(grammar.start)
+        self.forced = Forced(grammar, vocabulary)
+        self.num_words = (len(vocabulary) + 31) // 32
+        self._texts = vocabulary.walk_bytes
+        machine = grammar.automaton
+        self._walker: NativeWalker | Walker = (
+            NativeWalker(machine, vocabulary)
+            if isinstance(machine, NativeMachine)
+            else Walker(machine, vocabulary)
+        )
+        self._lock = grammar.lock
+        self._keeper = _Keeper(self.num_words, mask_bytes)
+        self._young = self._keeper.young
+        self.min_tokens = self._walker.tokens_to_close(grammar.start)
         if self.min_tokens >= NEVER_CLOSES:
             raise GrammarError(
                 "the model's tokens cannot write any text of this grammar",
@@ -56,8 +68,9 @@ class Masker:
             )
 
     @property
-    def num_words(self) -> int:
-        return (len(self.vocabulary) + 31) // 32
+    def num_bytes(self) -> int:
+        """What the grammar and its masks take, about."""
+        return self.grammar.num_bytes + self._keeper.num_bytes
 
     @property
     def outgrown(self) -> bool:
@@ -69,17 +82,16 @@ class Masker:
 
     def shortest_close(self, state: int) -> int:
         """Tokens that are enough to complete the text from here."""
-        with self.grammar.lock:
-            return self._closing.of(state)
+        with self._lock:
+            return self._walker.tokens_to_close(state)
 
     def advance(self, state: int, token: int) -> int:
         """The state after a token that adds text, or DEAD if it is not allowed."""
-        text = self.vocabulary.token_bytes[token]
+        text = self._texts[token]
         if not text:
             return DEAD
-        with self.grammar.lock:
-            after = self.grammar.advance(state, text)
-            return after if after != DEAD and self._closing.of(after) < NEVER_CLOSES else DEAD
+        with self._lock:
+            return self._walker.take(state, text)
 
     def mask(self, state: int, remaining: int | None = None) -> Mask:
         """The tokens allowed in a state.
@@ -87,74 +99,114 @@ class Masker:
         With `remaining`, only those after which at most `remaining - 1` more tokens complete the
         text.  A token that ends the text is not counted: what is complete needs none.
         """
-        with self.grammar.lock:
-            known = self._masks.get(state)
-            if known is None:
-                costs = self._walk_costs(state)
-                possible = costs[costs < NEVER_CLOSES]
-                known = self._pack(state, costs < NEVER_CLOSES), int(possible.max(initial=0))
-                self._masks[state] = known
-                if len(self._masks) > self._max_masks:
-                    self._masks.popitem(last=False)
+        known = self._young.get(state)
+        if known is None:
+            with self._lock:
+                known = self._find(state)
+        if remaining is None or known[1] < remaining:
+            return known[0]
+        return self._within(state, remaining, known[0])
+
+    def fill(
+        self, states: Sequence[int], remaining: Sequence[int | None], out: NDArray[np.uint32]
+    ) -> None:
+        """Write the masks of several states, as `mask` has them, to the rows of `out`, which is
+        uint32 [n, ceil(V / 32)].
+
+        Those that are not known yet are made in one call, during which other threads run.
+        """
+        missing = []
+        for row, (state, tokens) in enumerate(zip(states, remaining, strict=True)):
+            known = self._young.get(state)
+            if known is not None and (tokens is None or known[1] < tokens):
+                out[row] = known[0]
             else:
-                self._masks.move_to_end(state)
-            mask, highest = known
-            if remaining is None or highest < remaining:
-                return mask
-            return self._pack(state, self._walk_costs(state) < remaining)
+                missing.append(row)
+        if not missing:
+            return
+        with self._lock:
+            made = np.empty((len(missing), self.num_words), np.uint32)
+            budgets = [remaining[row] for row in missing]
+            numbers = [NEVER_CLOSES if b is None else b for b in budgets]
+            self._walker.masks([states[row] for row in missing], numbers, made)
+        out[missing] = made
 
-    def _pack(self, state: int, allowed: NDArray[np.bool_]) -> Mask:
-        bits = np.zeros(32 * self.num_words, np.bool_)
-        bits[: len(allowed)] = allowed
-        if self.grammar.accepts(state):
-            bits[list(self.vocabulary.eos_ids)] = True
-        words = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32, copy=False)
-        words.flags.writeable = False
-        return words
-
-    def _walk_costs(self, state: int) -> NDArray[np.int32]:
-        """[V]: tokens that close the text after each token; NEVER_CLOSES where it cannot
-        follow."""
-        known = self._walks.get(state)
+    def _find(self, state: int) -> Known:
+        keeper = self._keeper
+        known = keeper.old.get(state)
         if known is not None:
-            self._walks.move_to_end(state)
+            return keeper.renew(state, known)
+        if keeper.used == keeper.size:
+            keeper.grow()
+        place = keeper.address + keeper.stride * keeper.used
+        same, highest = self._walker.make(state, place)
+        if same == state:
+            known = self._young[state] = keeper.slab[keeper.used], highest
+            keeper.used += 1
             return known
-        ends = self._walk(state)
-        follows = ends >= 0
-        seen = np.zeros(self.grammar.num_states, np.bool_)
-        seen[ends[follows]] = True
-        if self.grammar.num_states > len(self._costs):
-            grown = np.full(2 * self.grammar.num_states, -1, np.int32)
-            grown[: len(self._costs)] = self._costs
-            self._costs = grown
-        for number in np.flatnonzero(seen & (self._costs[: len(seen)] < 0)).tolist():
-            self._costs[number] = self._closing.of(number)
-        costs = np.where(follows, self._costs[ends], NEVER_CLOSES)
-        self._walks[state] = costs
-        if len(self._walks) > RECENT_WALKS:
-            self._walks.popitem(last=False)
-        return costs
+        known = self._young.get(same) or keeper.old.get(same)
+        if known is None:
+            if highest < 0:  # it was made before, and then dropped
+                _, highest = self._walker.make(state, place, force=True)
+            known = self._young[same] = keeper.slab[keeper.used], highest
+            keeper.used += 1
+        self._young[state] = known
+        return known
 
-    def _walk(self, state: int) -> NDArray[np.int32]:
-        """[V]: the state after each token, or DEAD."""
-        grammar, levels = self.grammar, self._trie.levels
-        reached = np.full(len(self._trie), DEAD, np.int32)
-        inner = np.array([state], np.int32)  # the states at the inner nodes of the level above
-        for above, level in pairwise(levels):
-            alive = np.flatnonzero(inner >= 0)
-            if not alive.size:
-                break
-            if 2 * alive.size > inner.size:  # all nodes at once
-                offsets = grammar.row_offsets(inner)
-                states = grammar.rows.take(offsets[level.parent] + level.byte)
-                reached[level.start : level.end] = states
-            else:  # the children of living nodes only
-                offsets = grammar.row_offsets(inner[alive])
-                first, counts = above.children[alive], np.diff(above.children)[alive]
-                ends = np.cumsum(counts)
-                nodes = np.arange(ends[-1]) + np.repeat(first - (ends - counts), counts)
-                states = np.full(len(level.byte), DEAD, np.int32)
-                states[nodes] = grammar.rows.take(np.repeat(offsets, counts) + level.byte[nodes])
-                reached[level.start + nodes] = states[nodes]
-            inner = states[level.inner]
-        return reached[self._trie.node_of]
+    def _within(self, state: int, remaining: int, mask: Mask) -> Mask:
+        """The mask of a budget that may be too small for some of the tokens."""
+        with self._lock:
+            found = np.empty(self.num_words, np.uint32)
+            self._walker.masks([state], [remaining], found[None])
+            if np.array_equal(found, mask):  # so it will be for all larger budgets
+                self._young[state] = mask, remaining - 1
+                return mask
+        found.flags.writeable = False
+        return found
+
+
+class _Keeper:
+    """Masks by their states, in slabs of many.  What was not used while half of the budget was
+    filled is dropped.
+
+    There is room for masks at `slab[used]` to `slab[size - 1]`, `stride` bytes each, from `address`
+    on.
+    """
+
+    def __init__(self, num_words: int, max_bytes: int) -> None:
+        self.young: dict[int, Known] = {}
+        self.old: dict[int, Known] = {}
+        self.stride = 4 * num_words
+        self._num_words = num_words
+        self._most = max(1, max_bytes // (2 * self.stride))  # masks of one generation
+        self._young_room = self._old_room = 0
+        self.size = self.used = self.address = 0
+        self.slab = np.empty((0, num_words), np.uint32)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stride * (self._young_room + self._old_room)
+
+    def renew(self, state: int, known: Known) -> Known:
+        """Keep a mask of the older generation in the younger one."""
+        if self.used == self.size:
+            self.grow()
+        self.slab.flags.writeable = True
+        self.slab[self.used] = known[0]
+        self.slab.flags.writeable = False
+        known = self.young[state] = self.slab[self.used], known[1]
+        self.used += 1
+        return known
+
+    def grow(self) -> None:
+        """Make room for more masks."""
+        if self._young_room == self._most:
+            self.old = dict(self.young)
+            self.young.clear()
+            self._old_room, self._young_room = self._young_room, 0
+        size = min(max(8, 2 * self._young_room), 64, self._most - self._young_room)
+        self.slab = np.empty((size, self._num_words), np.uint32)
+        self.address = self.slab.ctypes.data
+        self.slab.flags.writeable = False
+        self.size, self.used = size, 0
+        self._young_room += size

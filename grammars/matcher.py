@@ -90,9 +90,19 @@ class Matcher:
         """Tokens that are enough to complete the text from here (an upper bound of the least)."""
         return 0 if self._step.ended else self._masker.shortest_close(self._step.state)
 
-    def forced(self) -> bytes:
-        """The bytes that every completion continues with."""
+    def forced(self, remaining: int | None = None) -> list[int]:
+        """Tokens that the text will most likely go on with, since the grammar forces their bytes
+        (see forced.py).  `accept` takes them one after the other; with `remaining`, each is also
+        in its mask, as in `allowed`."""
+        masker, state = self._masker, self._step.state
+        tokens: list[int] = []
         if self._step.ended:
-            return b""
-        with self._masker.grammar.lock:
-            return self._masker.grammar.forced(self._step.state)
+            return tokens
+        for token in masker.forced.tokens(state):
+            state = masker.advance(state, token)
+            if state == DEAD:
+                break
+            if remaining is not None and masker.shortest_close(state) >= remaining - len(tokens):
+                break
+            tokens.append(token)
+        return tokens

@@ -113,8 +113,11 @@ def _beginnings(nodes: List[Node], costs: Costs, number: int) -> tuple[int, ...]
 class Plan:
     """Nodes and what they cost: all of a machine that does not change while it runs.
 
-    GrammarError if a node begins with itself.
+    GrammarError if a node begins with itself.  `segment` is kept for plan.py: the nodes as a
+    segment of a flat plan, in two parts, and the machines that it imports.
     """
+
+    segment: tuple[bytes, bytes, tuple[Plan, ...]] | None = None
 
     def __init__(self, nodes: List[Node]) -> None:
         self.costs = Costs(nodes, lambda n: _lexeme_bytes(nodes[n]))
@@ -142,6 +145,7 @@ class Pushdown:
     """
 
     def __init__(self, plan: Plan, root: int, *, max_states: int = 300_000) -> None:
+        self.plan, self.root = plan, root
         self.nodes, self.costs = plan.nodes, plan.costs
         self.possible = self.costs.of(root).possible
         self._max_states = max_states
@@ -186,6 +190,31 @@ class Pushdown:
 
     def weight(self, state: int) -> int:
         return max(1, len(self._states[state]))
+
+    def advance(self, state: int, text: bytes) -> int:
+        """The state after some bytes, or DEAD."""
+        for byte in text:
+            classes, targets = self.row(state)
+            state = targets[classes[byte]]
+            if state == DEAD:
+                return DEAD
+        return state
+
+    def forced(self, state: int, limit: int) -> bytes:
+        """The bytes, at most `limit`, that every word continues with from here."""
+        found = bytearray()
+        while len(found) < limit and not self.accepts(state):
+            classes, targets = self.row(state)
+            if classes.count(0) != 255:
+                break
+            found.append(len(classes) - len(classes.lstrip(b"\0")))
+            state = targets[classes[found[-1]]]
+        return bytes(found)
+
+    @property
+    def num_bytes(self) -> int:
+        """About; states are the greatest part."""
+        return 512 * len(self._states)
 
     # What costs in tokens are made of.
 

@@ -2,93 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 from sgen.errors import GrammarError
 from sgen.grammars.automata import Automaton
 from sgen.grammars.builder import Builder
+from sgen.grammars.charset import Ranges
 from sgen.grammars.encoding import Style, character
 from sgen.grammars.frames import Repeat
 from sgen.grammars.pushdown import Plan, Pushdown
-from sgen.grammars.regex_syntax import ANY, EMPTY, Anchor, Chars, Concat, Either, Many, Tree
+from sgen.grammars.regex_syntax import (
+    ANY,
+    EMPTY,
+    NOTHING,
+    Anchor,
+    Chars,
+    Concat,
+    Either,
+    Look,
+    Many,
+    Tree,
+    concat,
+    either,
+    many,
+)
 from sgen.grammars.work import Work
 
-NOTHING = Chars(())
-"""Matches no text."""
-
-MAX_EXPANSION = 1_000
-"""Nodes after writing out nested counted repetitions; those of one character are only counted."""
+MAX_EXPANSION = 2_000
+"""Nodes after writing out nested counted repetitions; those of one character are only counted.
+So no text can be read in more ways than a machine has room for."""
 
 MAX_STATES = 300_000
 """A string with a maximum length needs about a dozen for each character that it comes to."""
 
 
 def whole(tree: Tree) -> Tree:
-    """The texts that the tree matches from end to end.  Anchors at the ends mean nothing."""
-    return _resolve(tree, False, False, True, True)
+    """The texts that the tree matches from end to end, as a tree without anchors.
+
+    GrammarError for look-around.
+    """
+    return _resolved(tree, left=True, right=True)
 
 
 def anywhere(tree: Tree) -> Tree:
-    """The texts in which the tree matches somewhere, as JSON Schema's `pattern` is meant."""
-    return _resolve(tree, True, True, True, True)
+    """The texts in which the tree matches somewhere, as JSON Schema's `pattern` is meant.
 
-
-def _resolve(tree: Tree, pad_left: bool, pad_right: bool, left: bool, right: bool) -> Tree:
-    """The tree without anchors, and with any text at its open ends.
-
-    `left`, `right`: this part stands at that end of the whole; `pad_*`: and no anchor ties it.
+    GrammarError for look-around.
     """
-    if isinstance(tree, Either):
-        return Either(tuple(_resolve(t, pad_left, pad_right, left, right) for t in tree.items))
-    if isinstance(tree, Chars | Many):
-        _refuse_anchors(tree)
-        before = (ANY,) if pad_left else ()
-        after = (ANY,) if pad_right else ()
-        return Concat((*before, tree, *after)) if before or after else tree
     items = tree.items if isinstance(tree, Concat) else (tree,)
     first, last = 0, len(items)
-    while left and first < last and _is_anchor(items[first], at_start=True):
+    while first < last and _is_anchor(items[first], at_start=True):
         first += 1
-    while right and last > first and _is_anchor(items[last - 1], at_start=False):
+    while last > first and _is_anchor(items[last - 1], at_start=False):
         last -= 1
-    pad_left, pad_right = pad_left and first == 0, pad_right and last == len(items)
-    if first == last:
-        return ANY if pad_left or pad_right else EMPTY
-    if last - first == 1:
-        if isinstance(items[first], Anchor):
-            _refuse_anchors(items[first])
-        return _resolve(items[first], pad_left, pad_right, left, right)
-    head = _resolve(items[first], pad_left, False, left, False)
-    tail = _resolve(items[last - 1], False, pad_right, False, right)
-    for item in items[first + 1 : last - 1]:
-        _refuse_anchors(item)
-    return Concat((head, *items[first + 1 : last - 1], tail))
+    if not any(map(_has_conditions, items[first:last])):
+        before, after = () if first else (ANY,), () if last < len(items) else (ANY,)
+        return concat((*before, *items[first:last], *after))
+    return _anywhere(tree)
 
 
 def _is_anchor(tree: Tree, *, at_start: bool) -> bool:
     return isinstance(tree, Anchor) and tree.at_start == at_start
 
 
-def _refuse_anchors(tree: Tree) -> None:
+def _anywhere(tree: Tree) -> Tree:
+    inner = _resolved(tree, left=False, right=False)
+    first = _resolved(tree, left=True, right=False)
+    last = _resolved(tree, left=False, right=True)
+    both = _resolved(tree, left=True, right=True)
+    parts = [concat((ANY, inner, ANY))]
+    if first != inner:
+        parts.append(concat((first, ANY)))
+    if last != inner:
+        parts.append(concat((ANY, last)))
+    if both not in (inner, first, last):
+        parts.append(both)
+    return either(parts)
+
+
+def _resolved(tree: Tree, *, left: bool, right: bool) -> Tree:
+    """What the tree matches where the text before it is empty (`left`) or not, and the text after
+    it (`right`); both may also be empty where that is not said, which lets no anchor match."""
     if isinstance(tree, Anchor):
+        return EMPTY if (left if tree.at_start else right) else NOTHING
+    if isinstance(tree, Look):
         raise GrammarError(
-            "an anchor that is not at the end of the pattern",
-            keyword="anchor",
+            "look-around is supported only where what stands before it, from the start of the "
+            "text on, or after it, up to the end, has one length",
+            keyword="look-around",
             position=tree.position,
-            hint="`^` belongs first and `$` last; no text can match it elsewhere",
         )
+    if not _has_conditions(tree):
+        return tree
+    if isinstance(tree, Either):
+        return either(_resolved(item, left=left, right=right) for item in tree.items)
     if isinstance(tree, Many):
-        _refuse_anchors(tree.item)
-    elif not isinstance(tree, Chars):
-        for item in tree.items:
-            _refuse_anchors(item)
+        return _resolved_rounds(tree, left, right)
+    assert isinstance(tree, Concat), "a set of characters has no conditions"
+    free = next(i for i, item in enumerate(tree.items) if _has_conditions(item))
+    if len(tree.items) == 1:
+        return _resolved(tree.items[0], left=left, right=right)
+    free = max(free, 1)
+    return _resolved_pair(concat(tree.items[:free]), concat(tree.items[free:]), left, right)
+
+
+def _resolved_pair(a: Tree, b: Tree, left: bool, right: bool) -> Tree:
+    """One after the other: either may be empty, and then the other stands at that end."""
+    a_inner, b_inner = (
+        _resolved(a, left=left, right=False),
+        _resolved(b, left=False, right=right),
+    )
+    parts: list[Tree] = [concat((a_inner, b_inner))]
+    if right and nullable(b, left=False, right=True):
+        parts.append(_resolved(a, left=left, right=True))
+    if left and nullable(a, left=True, right=False):
+        parts.append(_resolved(b, left=True, right=right))
+    if nullable(a, left=left, right=right) and nullable(b, left=left, right=right):
+        parts.append(EMPTY)
+    return either(part for i, part in enumerate(parts) if i == 0 or part != parts[0])
+
+
+def _resolved_rounds(tree: Many, left: bool, right: bool) -> Tree:
+    """The first round may stand at the start, the last one at the end."""
+    item, low, high = tree.item, tree.low, tree.high
+    parts: list[Tree] = []
+    if any(nullable(item, left=a, right=b) for a, b in ((left, False), (False, right))):
+        low = 0
+    if low == 0 or nullable(item, left=left, right=right):
+        parts.append(EMPTY)
+    if low <= 1:
+        parts.append(_resolved(item, left=left, right=right))
+    if high is None or high >= 2:
+        between = many(
+            _resolved(item, left=False, right=False),
+            max(low - 2, 0),
+            None if high is None else high - 2,
+        )
+        first = _resolved(item, left=left, right=False)
+        last = _resolved(item, left=False, right=right)
+        parts.append(concat((first, between, last)))
+    return either(parts)
+
+
+def nullable(tree: Tree, *, left: bool = True, right: bool = True) -> bool:
+    """Whether the empty text matches, where `left`, `right` say whether it is at the ends."""
+    if isinstance(tree, Anchor):
+        return left if tree.at_start else right
+    if isinstance(tree, Many):
+        return tree.low == 0 or nullable(tree.item, left=left, right=right)
+    if isinstance(tree, Concat):
+        return all(nullable(item, left=left, right=right) for item in tree.items)
+    if isinstance(tree, Either):
+        return any(nullable(item, left=left, right=right) for item in tree.items)
+    return False
+
+
+def _has_conditions(tree: Tree) -> bool:
+    """Whether there are anchors or look-around in it."""
+    if isinstance(tree, Concat | Either):
+        return any(map(_has_conditions, tree.items))
+    return _has_conditions(tree.item) if isinstance(tree, Many) else not isinstance(tree, Chars)
 
 
 def expansion(tree: Tree, *, nested: bool = False) -> int:
     """Nodes of the tree written out; a repeated single character that is not itself repeated is
     counted as the automaton runs, and weighs one."""
-    if isinstance(tree, Chars | Anchor):
+    if isinstance(tree, Chars | Anchor | Look):
         return 1
     if isinstance(tree, Many):
         if isinstance(tree.item, Chars) and not nested:
@@ -102,7 +182,7 @@ def lengths(tree: Tree) -> tuple[int, int | None]:
     """The least and the greatest number of characters (None: no end)."""
     if isinstance(tree, Chars):
         return 1, 1
-    if isinstance(tree, Anchor):
+    if isinstance(tree, Anchor | Look):
         return 0, 0
     if isinstance(tree, Many):
         low, high = lengths(tree.item)
@@ -124,33 +204,36 @@ def with_length(tree: Tree, low: int, high: int | None) -> Tree | None:
         return tree
     if (high is not None and least > high) or (most is not None and most < low):
         return NOTHING
-    items = list(tree.items) if isinstance(tree, Concat) else [tree]
+    if isinstance(tree, Either):
+        parts = [with_length(item, low, high) for item in tree.items]
+        return None if None in parts else either(part for part in parts if part is not None)
+    items: list[Tree] = list(tree.items) if isinstance(tree, Concat) else [tree]
     varying = [i for i, item in enumerate(items) if len(set(lengths(item))) > 1]
     if len(varying) != 1:
         return None
-    many = items[varying[0]]
-    if not isinstance(many, Many):
+    loop = items[varying[0]]
+    if not isinstance(loop, Many):
         return None
-    size, largest = lengths(many.item)
+    size, largest = lengths(loop.item)
     if size != largest or size == 0:
         return None
     fixed = sum(lengths(item)[0] for i, item in enumerate(items) if i != varying[0])
-    fewest = max(many.low, -(-(low - fixed) // size))
-    greatest = many.high
+    fewest = max(loop.low, -(-(low - fixed) // size))
+    greatest = loop.high
     if high is not None:
         rounds = (high - fixed) // size
         greatest = rounds if greatest is None else min(greatest, rounds)
     if greatest is not None and fewest > greatest:
         return NOTHING
-    items[varying[0]] = Many(many.item, fewest, greatest)
-    return Concat(tuple(items))
+    items[varying[0]] = many(loop.item, fewest, greatest)
+    return concat(items)
 
 
 def size(tree: Tree) -> int:
     """What it takes to make an automaton of the tree: its nodes, and the ranges of its sets."""
     if isinstance(tree, Chars):
         return 1 + 5 * len(tree.ranges)
-    if isinstance(tree, Anchor):
+    if isinstance(tree, Anchor | Look):
         return 1
     if isinstance(tree, Many):
         return 1 + size(tree.item)
@@ -169,6 +252,22 @@ def automaton(tree: Tree, style: Style = "utf8", work: Work | None = None) -> Au
     return machine if machine.possible else None
 
 
+def lower_tree(builder: Builder, tree: Tree, chars: Callable[[Ranges], Automaton]) -> int:
+    """The node of an anchorless tree; `chars` makes the lexeme of one character of a set."""
+    if isinstance(tree, Chars):
+        if not tree.ranges:
+            return builder.never()
+        known = builder.find(tree)
+        return builder.lexeme(tree, chars(tree.ranges)) if known is None else known
+    if isinstance(tree, Many):
+        item = lower_tree(builder, tree.item, chars)
+        return builder.frame(Repeat(item, tree.low, tree.high))
+    if isinstance(tree, Either):
+        return builder.alternatives(lower_tree(builder, item, chars) for item in tree.items)
+    assert isinstance(tree, Concat), "anchors have been resolved"
+    return builder.sequence(lower_tree(builder, item, chars) for item in tree.items)
+
+
 @lru_cache(maxsize=512)  # plans hold nothing that changes
 def _plan(tree: Tree, style: Style) -> tuple[Plan, int]:
     if expansion(tree) > MAX_EXPANSION:
@@ -178,44 +277,8 @@ def _plan(tree: Tree, style: Style) -> tuple[Plan, int]:
             hint="lower the inner or the outer count",
         )
     builder = Builder()
-    root = _lower(builder, tree, style)
+    root = lower_tree(builder, tree, lambda ranges: character(ranges, style))
     if style != "utf8":
         quote = builder.literal(b'"')
         root = builder.sequence([quote, root, quote])
     return Plan(builder.nodes()), root
-
-
-def _lower(builder: Builder, tree: Tree, style: Style) -> int:
-    if isinstance(tree, Chars):
-        if not tree.ranges:
-            return builder.never()
-        return builder.lexeme(tree, character(tree.ranges, style))
-    if isinstance(tree, Many):
-        item = _lower(builder, tree.item, style)
-        return builder.frame(Repeat(item, tree.low, tree.high))
-    if isinstance(tree, Either):
-        return builder.alternatives(_lower(builder, item, style) for item in tree.items)
-    assert isinstance(tree, Concat), "anchors have been resolved"
-    return builder.sequence(_joined(builder, tree.items, style))
-
-
-def _joined(builder: Builder, items: Iterable[Tree], style: Style) -> Iterable[int]:
-    """The parts of a sequence, runs of single characters as one literal."""
-    text = ""
-    for item in items:
-        char = _character(item)
-        if char is not None and style == "utf8":
-            text += char
-            continue
-        if text:
-            yield builder.literal(text.encode())
-            text = ""
-        yield _lower(builder, item, style)
-    if text:
-        yield builder.literal(text.encode())
-
-
-def _character(tree: Tree) -> str | None:
-    if isinstance(tree, Chars) and len(tree.ranges) == 1 and tree.ranges[0][0] == tree.ranges[0][1]:
-        return chr(tree.ranges[0][0])
-    return None

@@ -18,6 +18,10 @@ class Work:
     def __init__(self, steps: int = MAX_STEPS) -> None:
         self._left = steps
 
+    @property
+    def left(self) -> int:
+        return self._left
+
     def spend(self, steps: int) -> None:
         """GrammarError once they are used up."""
         self._left -= steps

@@ -30,6 +30,7 @@ from sgen.protocol import SamplingParams
 from sgen.runtime.admission import Bounds, check_closes
 from sgen.runtime.batch import KVCache, Model
 from sgen.runtime.jobs import Generation, Handle, Job, OnChunk, OnDone, OnError, OnRow, Scoring
+from sgen.runtime.masking import Masks, MaskThread
 from sgen.runtime.output import OutputStream, Speller
 from sgen.runtime.pages import PagePool
 from sgen.runtime.plan import build_batch
@@ -85,6 +86,7 @@ class EngineCore:
         self._cache = RadixCache(self._pool)
         self._scheduler = Scheduler(self._pool, self._cache, limits or Limits(), self._kv.copy_page)
         self._bounds = Bounds(model.vocab_size, model.context_length, num_pages)
+        self._masks = MaskThread()
         self._debug = debug
         self._pid = os.getpid()
         self._failed_steps = 0
@@ -290,14 +292,17 @@ class EngineCore:
         self._take_arrivals()
         plan = self._scheduler.schedule()
         if plan:
+            jobs = (self._live[e.request] for e in plan if e.logit_positions)
+            self._masks.begin([job for job in jobs if isinstance(job, Generation)])
             try:
                 with torch.inference_mode():
                     logits = self._model.forward(build_batch(plan), self._kv)
             except Exception as error:
+                self._masks.wait()
                 self._fail_step(plan, error)
             else:
                 self._failed_steps = 0
-                self._commit(plan, logits)
+                self._commit(plan, logits, self._masks.wait())
         if self._debug and not self.has_work:
             self._scheduler.check_integrity()
         return bool(plan)
@@ -313,7 +318,7 @@ class EngineCore:
                 self._retire(job)
                 self._guard(job, job.cancelled)
 
-    def _commit(self, plan: Sequence[Extension], logits: torch.Tensor) -> None:
+    def _commit(self, plan: Sequence[Extension], logits: torch.Tensor, masks: Masks) -> None:
         """Account for the step's KV, hand out logits, sample, and advance every request."""
         picks: list[Pick] = []
         picked: list[Generation] = []
@@ -325,9 +330,11 @@ class EngineCore:
             if isinstance(job, Scoring):
                 self._guard(job, self._hand_out, job, positions, logits[row : row + len(positions)])
             elif positions:
-                pick = self._guard(job, self._pick, job, row)
-                if pick is not None:
-                    picks.append(pick)
+                allowed = masks.get(job)
+                if isinstance(allowed, Exception):
+                    self._fail(job, allowed)
+                else:
+                    picks.append(Pick(row, job.sampler, len(job.request.tokens), allowed))
                     picked.append(job)
             row += len(positions)
         for job, sampled in zip(picked, sample(logits, picks), strict=True):
@@ -336,9 +343,6 @@ class EngineCore:
             else:
                 self._scheduler.counters.decoded_tokens += 1
                 self._guard(job, self._advance, job, sampled)
-
-    def _pick(self, job: Generation, row: int) -> Pick:
-        return Pick(row, job.sampler, len(job.request.tokens), job.stream.allowed())
 
     def _advance(self, job: Generation, sampled: Sampled) -> None:
         chunk = job.push(sampled)
@@ -398,6 +402,7 @@ class EngineCore:
 
     def _end_all(self) -> None:
         """Closed: end what is left.  If the step itself failed, its accounts may be broken."""
+        self._masks.close()
         with self._wake:
             jobs = list(self._live.values())
             self._arrived.clear()

@@ -40,6 +40,12 @@ def load_model(path: Path, progress: Progress = lambda stage, done, total: None)
     return LoadedModel(path.stem if path.suffix == ".gguf" else path.name, model, tokenizer)
 
 
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer alone; errors as `load_model` has them."""
+    with open_source(path) as source:
+        return _tokenizer(source, read_config(source).vocab_size)
+
+
 def _tokenizer(source: Source, vocab_size: int) -> Tokenizer:
     if isinstance(source, GGUFFile):
         return tokenizer_from_gguf(source.metadata, vocab_size, str(source.path))

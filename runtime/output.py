@@ -143,6 +143,11 @@ class OutputStream:
         self._pending: deque[_Pending] = deque()
         self._unspelled = ""  # shown since the end of the last token id sent
 
+    @property
+    def constrained(self) -> bool:
+        """Whether there is a grammar; without one, `allowed` need not be called."""
+        return self._matcher is not None
+
     def allowed(self) -> NDArray[np.uint32] | None:
         """The mask of the next token (see Matcher.allowed); None where any may be chosen: without
         a grammar, and where a token that is not the grammar's would end the output."""

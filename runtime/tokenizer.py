@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -70,7 +70,10 @@ class Tokenizer:
         ends = sorted({i for i in eos_ids if 0 <= i < vocab_size} | by_name)
         plain = {i: t.content for i, t in added.items() if not t.special and i not in ends}
         self.vocabulary = Vocabulary(
-            _token_bytes(tokenizer, vocab_size, special.keys() | set(ends), plain), ends
+            _token_bytes(tokenizer, vocab_size, special.keys() | set(ends), plain),
+            ends,
+            {i: name for i, name in special.items() if i < vocab_size and name != unknown},
+            partial(self.encode, inner=True),
         )
         self._special_names = sorted(special.values(), key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, self._special_names)) or r"(?!)")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sgen.frontend.specs import grammar as grammar
     from sgen.frontend.specs import json_schema as json_schema
     from sgen.frontend.specs import regex as regex
+    from sgen.frontend.specs import structural_tag as structural_tag
     from sgen.frontend.state import Branches as Branches
     from sgen.frontend.state import State as State
     from sgen.protocol import Usage as Usage
@@ -69,6 +70,7 @@ _HOMES = {
     "grammar": "sgen.frontend.specs",
     "json_schema": "sgen.frontend.specs",
     "regex": "sgen.frontend.specs",
+    "structural_tag": "sgen.frontend.specs",
     "Branches": "sgen.frontend.state",
     "State": "sgen.frontend.state",
     "Compiled": "sgen.frontend.compiled",

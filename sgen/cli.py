@@ -1,4 +1,4 @@
-"""The command line: `sgen run | generate | chat | pull | doctor`.
+"""The command line: `sgen run | generate | chat | grammar | pull | doctor`.
 
 Errors go to stderr as one message with its remedy, and the exit status is 1; with `--json` they
 are an object on stdout, as results are.  Wrong usage exits with 2.
@@ -14,6 +14,7 @@ from typing import Any
 
 import sgen
 from sgen.errors import SgenError
+from sgen.grammar_files import KINDS
 from sgen.protocol import SamplingParams
 from sgen.terminal import show_error
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--schema", metavar="FILE", help="JSON that is valid by this JSON Schema")
     form.add_argument("--regex", metavar="PATTERN", help="text that matches from end to end")
     form.add_argument("--choice", action="append", metavar="TEXT", help="one of these texts")
+    form.add_argument("--grammar", metavar="FILE", help="text of this .lark or .gbnf grammar")
     generate.add_argument("--system", help="the system message")
     generate.add_argument(
         "--raw", action="store_true", help="continue the prompt itself, without a chat template"
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     chat = _command(commands, "chat", "talk with a model; one message a line", _chat)
     chat.add_argument("--system", help="the system message")
     _model_options(chat)
+
+    _grammar_commands(commands)
 
     pull = _command(commands, "pull", "fetch a model into the cache", _pull)
     pull.add_argument("name", nargs="?", default="smollm2")
@@ -87,6 +91,37 @@ def _command(
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(command=run)
     return parser
+
+
+def _grammar_commands(commands: Any) -> None:
+    text = "check, explain, test and convert grammars"
+    parser = commands.add_parser("grammar", help=text, description=text)
+    grammar = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = _command(grammar, "check", "compile grammars and say what they cost", _check)
+    check.add_argument("files", nargs="+", metavar="FILE", help="a grammar; '-' reads stdin")
+    check.add_argument("--model", help="count tokens with this model's tokenizer")
+
+    explain = _command(grammar, "explain", "say what a grammar means", _explain)
+    test = _command(grammar, "test", "test whether a grammar accepts a text", _test)
+    convert = _command(grammar, "convert", "write a grammar in another form", _convert)
+    for one in (explain, test, convert):
+        one.add_argument("grammar", metavar="FILE", help="a grammar; '-' reads stdin")
+    given = test.add_mutually_exclusive_group(required=True)
+    given.add_argument("text", nargs="?", metavar="TEXT")
+    given.add_argument("--file", metavar="PATH", help="the text of a file")
+    given.add_argument("--stdin", action="store_true", help="the text from stdin")
+    test.add_argument("--lines", action="store_true", help="each line is a text")
+    convert.add_argument("--to", required=True, choices=["gbnf", "lark", "regex"])
+    for one in (check, explain, test, convert):
+        one.add_argument(
+            "--kind",
+            choices=KINDS,
+            help="else by the file's suffix",
+        )
+        one.add_argument("--whitespace", choices=["compact", "pretty", "any"])
+        one.add_argument("--order", choices=["schema", "any"])
+        one.add_argument("--unknown", choices=["refuse", "note"])
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +151,9 @@ def _run(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     from sgen.commands import generate, output_form
 
-    form = output_form(schema=args.schema, regex=args.regex, choices=args.choice)
+    form = output_form(
+        schema=args.schema, regex=args.regex, choices=args.choice, grammar=args.grammar
+    )
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     sampling = _sampling(args) | ({"stop": args.stop} if args.stop else {})
     return generate(
@@ -128,6 +165,40 @@ def _chat(args: argparse.Namespace) -> int:
     from sgen.chat import chat
 
     return chat(args.system, args.model, SamplingParams(**_sampling(args)), as_json=args.json)
+
+
+def _grammar_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a GrammarSpec that were given."""
+    names = ("whitespace", "order", "unknown")
+    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+
+
+def _check(args: argparse.Namespace) -> int:
+    from sgen.grammar_commands import check
+
+    options = _grammar_options(args)
+    return check(args.files, args.kind, options, args.model, as_json=args.json)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from sgen.grammar_commands import explain
+
+    return explain(args.grammar, args.kind, _grammar_options(args), as_json=args.json)
+
+
+def _test(args: argparse.Namespace) -> int:
+    from sgen.grammar_commands import test
+    from sgen.grammar_files import read_text
+
+    text = args.text if args.text is not None else read_text("-" if args.stdin else args.file)
+    options = _grammar_options(args)
+    return test(args.grammar, args.kind, options, text, lines=args.lines, as_json=args.json)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from sgen.grammar_commands import write_as
+
+    return write_as(args.grammar, args.kind, _grammar_options(args), args.to, as_json=args.json)
 
 
 def _pull(args: argparse.Namespace) -> int:

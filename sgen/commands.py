@@ -113,9 +113,18 @@ def _value(name: str, annotation: Any, text: str) -> Any:
 
 
 def output_form(
-    *, schema: str | None, regex: str | None, choices: Sequence[str] | None
+    *,
+    schema: str | None,
+    regex: str | None,
+    choices: Sequence[str] | None,
+    grammar: str | None,
 ) -> Spec[Any]:
     """The form that was asked for on the command line, or free text."""
+    if grammar is not None:
+        suffix = Path(grammar).suffix
+        if suffix not in (".lark", ".gbnf"):
+            raise GrammarError(f"{grammar}: a grammar file ends in .lark or .gbnf")
+        return sgen.grammar(_read(grammar), syntax="lark" if suffix == ".lark" else "gbnf")
     if regex is not None:
         return sgen.regex(regex)
     if choices is not None:
@@ -123,11 +132,18 @@ def output_form(
     if schema is None:
         return FREE
     try:
-        return sgen.json_schema(json.loads(Path(schema).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise GrammarError(f"{schema}: {error.strerror}") from error
+        return sgen.json_schema(json.loads(_read(schema)))
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"{schema} is not JSON: {error}") from error
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise GrammarError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise GrammarError(f"{path} is not UTF-8 text: {error}") from error
 
 
 def generate(

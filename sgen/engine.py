@@ -1,7 +1,8 @@
 """The engine that programs run on: a model, its tokenizer and grammars behind `Backend`.
 
 Async callers get chunks as they come; the step loop runs in a thread of its own, and what takes
-long before it (tokenizing, compiling a grammar) runs in worker threads, so nobody waits for it.
+long before it (tokenizing, compiling a grammar) is waited for in other threads, so that nobody
+else waits; grammars are compiled in processes of their own (see grammars/service.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from sgen.errors import SgenError
-from sgen.grammars.compile import compile_grammar
 from sgen.grammars.masks import Masker
 from sgen.grammars.matcher import Matcher
+from sgen.grammars.service import CompileLimits, CompileService
+from sgen.grammars.vocabulary import Vocabulary
 from sgen.protocol import (
     Chunk,
     GenerateRequest,
@@ -46,8 +48,8 @@ T = TypeVar("T")
 CACHE_BYTES = 1 << 30
 """Keys and values take up to this much memory, unless `cache_tokens` says otherwise."""
 
-MAX_GRAMMARS = 64
-"""Compiled grammars that are kept, the latest used."""
+MASKER_BYTES = 256 << 20
+"""Compiled grammars with their masks take up to this much memory beside what requests use."""
 
 
 class Engine:
@@ -59,6 +61,7 @@ class Engine:
         *,
         cache_tokens: int | None = None,
         limits: Limits | None = None,
+        compile_limits: CompileLimits | None = None,
         debug: bool = False,
     ) -> None:
         config = loaded.model.config
@@ -67,7 +70,8 @@ class Engine:
             cache_tokens = max(2048, CACHE_BYTES // token_bytes)
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._vocabulary = loaded.tokenizer.vocabulary
-        self._grammars = _GrammarCache(self._compile)
+        self._service = CompileService(compile_limits)
+        self._maskers = _Maskers(self._service, self._vocabulary, MASKER_BYTES)
         self._core = EngineCore(
             loaded.model,
             self._vocabulary,
@@ -91,19 +95,21 @@ class Engine:
         *,
         cache_tokens: int | None = None,
         limits: Limits | None = None,
+        compile_limits: CompileLimits | None = None,
         progress: bool | None = None,
     ) -> Self:
         """Load a GGUF file, a Hugging Face folder, or a model by its name.
 
         `model=None` is the embedded SmolLM2, which is pulled at first use.  `cache_tokens` is the
-        size of the KV cache (default: what 1 GiB holds).  `progress` shows bars on stderr
-        (default: where that is a terminal).  ModelNotFoundError, ModelFileError and
-        UnsupportedModelError say what is wrong with a model.
+        size of the KV cache (default: what 1 GiB holds); `compile_limits` are those of compiling
+        a grammar.  `progress` shows bars on stderr (default: where that is a terminal).
+        ModelNotFoundError, ModelFileError and UnsupportedModelError say what is wrong with a
+        model.
         """
         with ProgressBar(enabled=sys.stderr.isatty() if progress is None else progress) as bar:
             path = resolve_model(model, progress=lambda n, of: bar.update("pulling", n, of))
             loaded = load_model(Path(path), progress=bar.update)
-        return cls(loaded, cache_tokens=cache_tokens, limits=limits)
+        return cls(loaded, cache_tokens=cache_tokens, limits=limits, compile_limits=compile_limits)
 
     # --- Backend -------------------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ class Engine:
 
     def check_grammar(self, grammar: GrammarSpec) -> int:
         """Compile it; the least number of tokens of an output.  GrammarError if refused."""
-        return self._grammars.get(grammar).min_tokens
+        return self._maskers.get(grammar).min_tokens
 
     def count_tokens(self, prompt: Sequence[PromptPart]) -> int:
         return len(self._encoder.encode(prompt))
@@ -174,7 +180,8 @@ class Engine:
         return self._core.stats()
 
     def close(self) -> None:
-        """End all requests with EngineClosedError and stop the thread."""
+        """End all requests with EngineClosedError, the thread, and the compile workers."""
+        self._service.close()
         self._core.close()
 
     def __enter__(self) -> Self:
@@ -188,12 +195,9 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _compile(self, grammar: GrammarSpec) -> Masker:
-        return Masker(compile_grammar(grammar), self._vocabulary)
-
     def _prepare(self, request: GenerateRequest) -> tuple[list[int], Matcher | None]:
         grammar = request.grammar
-        matcher = None if grammar is None else Matcher(self._grammars.get(grammar))
+        matcher = None if grammar is None else Matcher(self._maskers.get(grammar))
         return self._encoder.encode(request.prompt), matcher
 
     def _trie(self, request: ScoreRequest) -> OptionTrie:
@@ -231,29 +235,35 @@ class _Inbox(Generic[T]):
         return item
 
 
-class _GrammarCache:
-    """Compiled grammars by their source, the latest used.  For any thread.
+class _Maskers:
+    """Maskers by their grammars' sources, the latest used, within a budget.  For any thread.
 
     Nobody holds the lock while compiling: a hard grammar makes only its own callers wait.
     """
 
-    def __init__(self, compile_one: Callable[[GrammarSpec], Masker]) -> None:
-        self._compile = compile_one
+    def __init__(self, service: CompileService, vocabulary: Vocabulary, max_bytes: int) -> None:
+        self._service = service
+        self._vocabulary = vocabulary
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[GrammarSpec, Masker] = OrderedDict()
 
     def get(self, grammar: GrammarSpec) -> Masker:
+        """GrammarError if it is refused, or the vocabulary cannot write any text of it."""
         with self._lock:
             masker = self._kept.get(grammar)
-            if masker is not None and masker.outgrown:
-                # Running requests keep it; new ones start from a small automaton again.
-                masker = None
-                del self._kept[grammar]
-        if masker is None:
-            masker = self._compile(grammar)
+            if masker is not None and not masker.outgrown:
+                self._kept.move_to_end(grammar)
+                return masker
+        # What was outgrown is left to its running requests; new ones start from a small machine.
+        masker = Masker(self._service.compile(grammar), self._vocabulary)
         with self._lock:
-            masker = self._kept.setdefault(grammar, masker)  # another caller may have been first
+            known = self._kept.get(grammar)
+            if known is not None and not known.outgrown:
+                return known  # another caller was first
+            self._kept[grammar] = masker
             self._kept.move_to_end(grammar)
-            while len(self._kept) > MAX_GRAMMARS:
-                self._kept.popitem(last=False)
+            size = sum(m.num_bytes for m in self._kept.values())
+            while size > self._max_bytes and len(self._kept) > 1:
+                size -= self._kept.popitem(last=False)[1].num_bytes
         return masker

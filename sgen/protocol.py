@@ -139,11 +139,23 @@ the model's own chat template; an open RoleStart at the end is the message being
 
 
 class GrammarSpec(msgspec.Struct, frozen=True):
-    """What the output must be: a regex, a JSON Schema (as JSON text), or one of some choices
-    (as a JSON list of strings).  Lark and GBNF sources have their places here."""
+    """What the output must be: a regex, a JSON Schema (as JSON text), one of some choices (as a
+    JSON list of strings), or text with structural tags (as JSON text).  Lark and GBNF sources
+    have their places here.
 
-    kind: Literal["regex", "json_schema", "choices", "lark", "gbnf"]
+    The options are those of JSON Schemas.  `whitespace`: none; line breaks and indentation of up
+    to 40 spaces; or either, at each place.  `order` of the members of an object: that of the
+    schema, others last; relaxed, that of the schema or of `required` until all that are required
+    are there, the rest as they come; or any.  `unknown` keywords and formats, which no draft
+    defines: refused, or, as the specification has it, annotations, each of them noted
+    (`Grammar.notes`); then `format` is one too where the declared dialect says so.
+    """
+
+    kind: Literal["regex", "json_schema", "choices", "lark", "gbnf", "structural_tag"]
     source: str
+    whitespace: Literal["compact", "pretty", "any"] = "compact"
+    order: Literal["schema", "relaxed", "any"] = "schema"
+    unknown: Literal["refuse", "note"] = "refuse"
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sgen.errors import GrammarError
 from sgen.grammars.automata import DEAD, Automaton, Literal, Without, Words, combine, product, run
 from sgen.grammars.regex import automaton, whole
-from sgen.grammars.regex_syntax import parse
+from sgen.grammars.regex_parser import parse
 from tests.test_regex import patterns
 
 WORDS = st.lists(st.binary(max_size=4), min_size=1, max_size=12)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 import sgen
+from sgen.engine import _Maskers
 from sgen.errors import (
     CancelledError,
     CapacityError,
@@ -23,6 +25,8 @@ from sgen.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
+from sgen.grammars.masks import Masker
+from sgen.grammars.service import CompileService
 from sgen.protocol import (
     Chunk,
     GenerateRequest,
@@ -35,6 +39,7 @@ from sgen.protocol import (
     Text,
 )
 from sgen.runtime.engine import EngineStats
+from tests.vocabularies import small
 
 SCHEMA = GrammarSpec(
     "json_schema",
@@ -255,9 +260,9 @@ def test_a_prompt_of_one_token_may_merge_with_an_option(engine: sgen.Engine) -> 
         ({"prompt": (Text(""),)}, InvalidRequestError, "empty|no token"),
         ({"prompt": (Text("word " * 9000),)}, CapacityError, "8192|context"),
         ({"prompt": (RoleEnd(),)}, InvalidRequestError, "role"),
-        ({"grammar": GrammarSpec("lark", "start: /a/")}, GrammarError, "lark"),
+        ({"grammar": GrammarSpec("lark", "start: b")}, GrammarError, "not defined"),
         ({"grammar": GrammarSpec("regex", "(a")}, GrammarError, "character"),
-        ({"grammar": GrammarSpec("json_schema", '{"not": {}}')}, GrammarError, "not"),
+        ({"grammar": GrammarSpec("json_schema", '{"$ref": "http://a/b"}')}, GrammarError, "ref"),
     ],
 )
 def test_bad_requests_are_refused_and_nothing_leaks(
@@ -366,11 +371,19 @@ def test_a_closed_engine_says_so(smollm2_path: Path) -> None:
     request = GenerateRequest(id="x", prompt=(Text("x"),), params=SamplingParams(max_tokens=100))
     with pytest.raises(CapacityError):
         asyncio.run(collect(engine, request))
+    assert engine.check_grammar(GrammarSpec("regex", "a+")) == 1
+    workers = engine._service._workers
+    assert workers is not None
+    (worker,) = workers._all
+    assert worker.alive
     engine.close()
     engine.close()
-    small = GenerateRequest(id="y", prompt=(Text("x"),), params=SamplingParams(max_tokens=4))
+    assert not worker.alive
     with pytest.raises(EngineClosedError):
-        asyncio.run(collect(engine, small))
+        engine.check_grammar(GrammarSpec("regex", "b+"))
+    short = GenerateRequest(id="y", prompt=(Text("x"),), params=SamplingParams(max_tokens=4))
+    with pytest.raises(EngineClosedError):
+        asyncio.run(collect(engine, short))
 
 
 def test_models_that_are_not_there(tmp_path: Path) -> None:
@@ -380,3 +393,30 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
     broken.write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
     with pytest.raises(ModelFileError, match=r"broken\.gguf"):
         sgen.Engine.load(broken)
+
+
+# -- compiled grammars that are kept -------------------------------------------------------------
+
+
+def test_grammars_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest used; one that has outgrown itself is left to those who have it."""
+    outgrown: set[Masker] = set()
+    monkeypatch.setattr(Masker, "num_bytes", property(lambda masker: 1_000), raising=False)
+    monkeypatch.setattr(Masker, "outgrown", property(lambda masker: masker in outgrown))
+    with CompileService() as service:
+        maskers = _Maskers(service, small(), 3_500)
+        specs = [GrammarSpec("regex", f"a{{{i + 1}}}") for i in range(4)]
+        found = [maskers.get(spec) for spec in specs[:3]]
+        assert [maskers.get(spec) for spec in specs[:3]] == found
+        maskers.get(specs[0])
+        maskers.get(specs[3])
+        assert maskers.get(specs[0]) is found[0]
+        assert maskers.get(specs[1]) is not found[1], "it was the one used longest ago"
+        outgrown.add(found[0])
+        fresh = maskers.get(specs[0])
+        assert fresh is not found[0]
+        assert fresh.grammar is not found[0].grammar
+        assert maskers.get(specs[0]) is fresh
+        with ThreadPoolExecutor(8) as pool:
+            spec = GrammarSpec("regex", "b+")
+            assert len({*pool.map(maskers.get, [spec] * 16)}) == 1

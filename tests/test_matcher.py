@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sgen.grammars.compile import compile_grammar
 from sgen.grammars.masks import Masker
@@ -44,7 +46,7 @@ def test_end_tokens() -> None:
     assert not matcher.allowed().any()
     assert not matcher.accept(EOS)
     assert not matcher.accept(token_of(SMALL, b"b"))
-    assert matcher.forced() == b""
+    assert matcher.forced() == []
     matcher.rollback(1)
     assert not matcher.is_finished()
     feed(matcher, "b")
@@ -102,22 +104,58 @@ def test_forks_are_independent() -> None:
     assert matcher.shortest_close() > 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "source", "start", "forced"),
-    [
-        ("json_schema", '{"type":"object","properties":{"name":{"type":"integer"}},'
-         '"required":["name"],"additionalProperties":false}', "", b'{"name":'),
-        ("choices", '["abcd","abce"]', "a", b"bc"),
-        ("regex", "a{5}b*", "aa", b"aaa"),
-        ("regex", "a{9000}", "", b"a" * 4096),
-        ("regex", "ab|a", "a", b""),
-        ("regex", "[éè]", "", b"\xc3"),
-    ],
+def object_of(value: str) -> str:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": value}},
+        "required": ["name"],
+        "additionalProperties": False,
+    }
+    return json.dumps(schema)
+
+
+GRAMMARS = [
+    matcher_of("json_schema", "{}")._masker,
+    matcher_of("regex", "(ab|a|abc?d)*[0-9]{2,5}")._masker,
+    matcher_of("json_schema", object_of("string"))._masker,
+]
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    st.sampled_from(GRAMMARS),
+    st.lists(st.tuples(st.sampled_from(["accept"] * 5 + ["rollback", "fork", "refused"]),
+                       st.integers(0, 10**6)), max_size=30),
 )  # fmt: skip
-def test_forced(kind: Kind, source: str, start: str, forced: bytes) -> None:
-    matcher = matcher_of(kind, source)
-    feed(matcher, start)
-    assert matcher.forced() == forced
+def test_any_walk_ends_where_its_tokens_lead(masker: Masker, moves: list[tuple[str, int]]) -> None:
+    """Whatever was accepted and taken back, forked off and refused on the way."""
+    matcher, tokens = Matcher(masker), list[int]()
+    left_behind: list[tuple[Matcher, list[int]]] = []
+    for move, number in moves:
+        bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")[: len(SMALL)]
+        able = np.flatnonzero(bits).tolist()
+        if move == "accept" and able:
+            tokens.append(able[number % len(able)])
+            assert matcher.accept(tokens[-1])
+        elif move == "rollback":
+            back = number % (len(tokens) + 1)
+            matcher.rollback(back)
+            tokens = tokens[: len(tokens) - back]
+        elif move == "fork":
+            left_behind.append((matcher, tokens))
+            matcher, tokens = matcher.fork(), list(tokens)
+        elif move == "refused":
+            assert matcher.accept(number % len(SMALL)) == bits[number % len(SMALL)]
+            if bits[number % len(SMALL)]:
+                tokens.append(number % len(SMALL))
+    for walked, accepted in [*left_behind, (matcher, tokens)]:
+        straight = Matcher(masker)
+        for token in accepted:
+            assert straight.accept(token)
+        assert (straight.allowed() == walked.allowed()).all()
+        for get in (Matcher.is_accepting, Matcher.is_finished, Matcher.shortest_close):
+            assert get(straight) == get(walked)
+        assert straight.forced() == walked.forced()
 
 
 def test_shortest_close_falls_along_the_way() -> None:

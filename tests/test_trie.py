@@ -1,37 +1,44 @@
-"""The token trie: every token where its bytes lead."""
+"""The token trie: every text where its bytes lead."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgen.grammars.trie import TokenTrie
+from sgen.grammars.trie import Trie
+
+TEXTS = st.one_of(st.binary(max_size=4), st.text("ab", max_size=5).map(str.encode))
 
 
-def spelled(trie: TokenTrie) -> list[bytes]:
+def spelled(trie: Trie) -> list[bytes]:
     """The bytes on the way to each node."""
-    texts = [b""]
-    inner = [b""] if trie.levels[0].inner.size else []
-    for above, level in zip(trie.levels, trie.levels[1:], strict=False):
-        parents = [inner[p] for p in level.parent.tolist()]
-        here = [p + bytes([b]) for p, b in zip(parents, level.byte.tolist(), strict=True)]
-        for i, text in enumerate(inner):  # the same family, told from above
-            children = here[above.children[i] : above.children[i + 1]]
-            assert children
-            assert all(child[:-1] == text for child in children)
-        assert level.start == len(texts)
-        texts += here
-        inner = [here[i] for i in level.inner.tolist()]
-    assert inner == []
+    texts = [b""] * len(trie)
+    for node in range(len(trie)):
+        for child in range(trie.first[node], trie.first[node + 1]):
+            texts[child] = texts[node] + bytes([trie.byte[child]])
     return texts
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
-@given(tokens=st.lists(st.one_of(st.binary(max_size=4), st.text("ab", max_size=5).map(str.encode))))
-def test_every_token_has_its_node(tokens: list[bytes]) -> None:
-    trie = TokenTrie(tokens)
-    texts = spelled(trie)
-    assert len(texts) == len(trie) == len(set(texts))
-    assert [texts[n] for n in trie.node_of.tolist()] == tokens
-    prefixes = {t[:i] for t in tokens for i in range(len(t) + 1)} | {b""}
-    assert set(texts) == prefixes
+@given(texts=st.dictionaries(st.integers(0, 99), TEXTS))
+def test_every_text_has_its_node(texts: dict[int, bytes]) -> None:
+    trie = Trie.of(texts)
+    assert trie.holds(100)
+    found = spelled(trie)
+    assert len(set(found)) == len(trie)
+    assert set(found) == {t[:i] for t in texts.values() for i in range(len(t) + 1)} | {b""}
+    depths = [len(text) for text in found]
+    assert depths == sorted(depths)
+    for depth in range(len(trie.levels) - 1):
+        assert set(depths[trie.levels[depth] : trie.levels[depth + 1]]) == {depth}
+        level = found[trie.levels[depth] : trie.levels[depth + 1]]
+        assert level == sorted(level)
+    for node, text in enumerate(found):
+        items = trie.items[trie.ends[node] : trie.ends[node + 1]].tolist()
+        assert items == sorted(i for i, t in texts.items() if t == text)
+
+
+def test_arrays_that_do_not_fit() -> None:
+    trie = Trie.of({0: b"ab", 7: b"b"})
+    assert trie.holds(8)
+    assert not trie.holds(7)

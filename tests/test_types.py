@@ -19,11 +19,12 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from sgen.errors import ProgramError
-from sgen.frontend import choices, grammar, json_schema, regex
+from sgen.frontend import choices, grammar, json_schema, regex, structural_tag
 from sgen.frontend.fake import least_text
 from sgen.frontend.outputs import spec_of
 from sgen.frontend.specs import FREE
 from sgen.grammars.compile import compile_grammar
+from sgen.protocol import GrammarSpec
 
 
 class City(BaseModel):
@@ -272,6 +273,11 @@ def test_specs_by_hand() -> None:
     assert json_schema({"type": "integer"}).decode("3") == 3
     assert choices(["a", "b"]).decode("b") == "b"
     assert grammar("start: 'a'").grammar is not None
+    pretty = json_schema({}, whitespace="pretty", order="any", unknown="note").grammar
+    assert pretty is not None
+    assert (pretty.whitespace, pretty.order, pretty.unknown) == ("pretty", "any", "note")
+    tag = {"type": "structural_tag", "format": {"type": "any_text"}}
+    assert structural_tag(tag).grammar == GrammarSpec("structural_tag", json.dumps(tag))
     for bad in (
         lambda: regex(""),
         lambda: regex(3),  # type: ignore[arg-type]
@@ -283,6 +289,8 @@ def test_specs_by_hand() -> None:
         lambda: json_schema("{}"),  # type: ignore[arg-type]
         lambda: json_schema({"const": {1, 2}}),
         lambda: json_schema({"const": float("nan")}),
+        lambda: json_schema({}, order="sorted"),  # type: ignore[arg-type]
+        lambda: structural_tag("{}"),  # type: ignore[arg-type]
         lambda: grammar("x", syntax="peg"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ProgramError):
