@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 from sgen.errors import GrammarError
@@ -153,167 +152,6 @@ class Repeat:
     def costs(self, of: CostOf) -> CostOf:
         item, low = of(self.item), self.low
         return lambda arg: item.times(low - arg)
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """A JSON array: `prefix` items in order, then any number of `items`; from `low` to `high`.
-
-    The position is the number of items so far.  `items` may be a node that never fits.
-    """
-
-    prefix: tuple[int, ...]
-    items: int
-    low: int
-    high: int | None
-    open: int  # the lexeme `[`
-    comma: int  # `,`
-    close: int  # `]`
-    empty: int  # `[]`
-
-    @property
-    def nests(self) -> bool:
-        return True
-
-    def children(self) -> tuple[int, ...]:
-        return (*self.prefix, self.items, self.open, self.comma, self.close, self.empty)
-
-    def first(self, empty: Callable[[int], bool]) -> tuple[int, ...]:
-        return ()
-
-    def _item(self, index: int) -> int:
-        return self.prefix[index] if index < len(self.prefix) else self.items
-
-    def options(self, arg: int) -> list[Option]:
-        found: list[Option] = []
-        if self.high is None or arg < self.high:
-            after = arg + 1
-            if self.high is None:
-                after = min(after, max(len(self.prefix), self.low, 1))
-            found.append(((self.comma if arg else self.open, self._item(arg)), after))
-        if arg >= self.low:
-            found.append(((self.close if arg else self.empty,), DONE))
-        return found
-
-    def costs(self, of: CostOf) -> CostOf:
-        sign = max(of(self.open), of(self.comma))
-        end, empty = of(self.close), of(self.empty)
-        fixed = min(len(self.prefix), self.low)
-        members = [sign.then(of(i)) for i in self.prefix[:fixed]]
-        # tail[i]: the fixed items from i on, and after them what `items` must still give.
-        rest = end.then(sign.then(of(self.items)).times(self.low - fixed))
-        tail = list(accumulate(reversed(members), lambda a, b: b.then(a), initial=rest))[::-1]
-
-        def cost(arg: int) -> Cost:
-            if self.high is not None and self.low > self.high:
-                return NEVER
-            if arg == 0 and self.low == 0:
-                return empty.nested()
-            if arg <= fixed:
-                return tail[arg].nested()
-            return end.then(sign.then(of(self.items)).times(self.low - arg)).nested()
-
-        return cost
-
-
-@dataclass(frozen=True, slots=True)
-class Property:
-    first: int  # the lexeme `{"name":`
-    later: int  # the lexeme `,"name":`
-    value: int
-    required: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Object:
-    """A JSON object: `properties` in order, optional ones possibly left out, then others.
-
-    `extras` are (key lexeme, value) pairs for keys that are not declared.  The position is
-    `index + (len(properties) + 2) * count`: the next property, or len(properties) before the
-    first other key and one more after it; and the members so far, as far as they matter.  Other
-    keys may repeat each other, so only the first of them counts towards `low`.
-    """
-
-    properties: tuple[Property, ...]
-    extras: tuple[tuple[int, int], ...]
-    low: int
-    high: int | None
-    open: int  # the lexeme `{`
-    comma: int  # `,`
-    colon: int  # `:`
-    close: int  # `}`
-    empty: int  # `{}`
-
-    @property
-    def nests(self) -> bool:
-        return True
-
-    def children(self) -> tuple[int, ...]:
-        members = [n for p in self.properties for n in (p.first, p.later, p.value)]
-        others = [n for pair in self.extras for n in pair]
-        return (*members, *others, self.open, self.comma, self.colon, self.close, self.empty)
-
-    def first(self, empty: Callable[[int], bool]) -> tuple[int, ...]:
-        return ()
-
-    def _position(self, index: int, count: int) -> int:
-        if self.high is None:
-            count = min(count, max(self.low, 1))
-        return index + (len(self.properties) + 2) * count
-
-    def options(self, arg: int) -> list[Option]:
-        size = len(self.properties)
-        count, index = divmod(arg, size + 2)
-        found: list[Option] = []
-        room = self.high is None or count < self.high
-        for i in range(index, size):
-            entry = self.properties[i]
-            if room:
-                key = entry.later if count else entry.first
-                found.append(((key, entry.value), self._position(i + 1, count + 1)))
-            if entry.required:
-                return found
-        if room:
-            counted = count + (index <= size or self.high is not None)
-            for key, value in self.extras:
-                nodes = (self.comma if count else self.open, key, self.colon, value)
-                found.append((nodes, self._position(size + 1, counted)))
-        if count >= self.low:
-            found.append(((self.close if count else self.empty,), DONE))
-        return found
-
-    def costs(self, of: CostOf) -> CostOf:
-        size = len(self.properties)
-        members = [max(of(p.first), of(p.later)).then(of(p.value)) for p in self.properties]
-        sign = max(of(self.open), of(self.comma))
-        between = sign.then(of(self.colon))
-        other = min((between.then(of(k)).then(of(v)) for k, v in self.extras), default=NEVER)
-        required = [FREE] * (size + 2)
-        still = [0] * (size + 2)
-        for i in reversed(range(size)):
-            needed = self.properties[i].required
-            required[i] = members[i].then(required[i + 1]) if needed else required[i + 1]
-            still[i] = still[i + 1] + needed
-        end, empty = of(self.close), of(self.empty)
-
-        def cost(arg: int) -> Cost:
-            count, index = divmod(arg, size + 2)
-            missing = max(0, self.low - count - still[index])
-            if self.high is not None and count + still[index] + missing > self.high:
-                return NEVER
-            if count == still[index] == missing == 0:
-                return empty.nested()
-            total = required[index].then(end)
-            if missing:
-                spare = [members[i] for i in range(index, size) if not self.properties[i].required]
-                chosen = sorted([*spare, other] if index <= size else spare)[:missing]
-                if len(chosen) < missing:
-                    return NEVER
-                for member in chosen:
-                    total = total.then(member)
-            return total.nested()
-
-        return cost
 
 
 class Member(NamedTuple):
@@ -532,4 +370,4 @@ def sum_of(costs: Iterable[Cost]) -> Cost:
     return total
 
 
-Frame = Sequence | Alternatives | Repeat | Array | Object | Network | Limited | Unordered
+Frame = Sequence | Alternatives | Repeat | Network | Limited | Unordered

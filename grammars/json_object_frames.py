@@ -132,6 +132,11 @@ class _Position(NamedTuple):
     """Names gone through; in any order: those read, as bits."""
     started: bool = False
     members: int = 0
+    """As far as they count; without a greatest number, other keys count as one."""
+    other: bool = False
+    """A key without a name has been read, and it matters that there may be a second of it."""
+    repeats: int = 0
+    """Other keys after the first: with a greatest number, each counts, but may be the same."""
     some: int = 0
     """Bits of the obligations met."""
     clauses: int = 0
@@ -270,16 +275,20 @@ class ObjectNetwork:
             return
         layout = self._layout
         sign = layout.comma if position.started else layout.open_object
-        after = self._counted_up(position)
+        after = self._counted_other(position)
         for key, value, may in self._others:
-            for some, formula in self._choices(may & ~position.some, value):
+            # It may be the key with which an obligation was met: its value takes the place.
+            met = [self._spec.some[i][1] for i in _bits(may & position.some)]
+            if (again := self._formulas.and_([value, *met])) == FALSE:
+                continue
+            for some, formula in self._choices(may & ~position.some, again):
                 nodes = (sign, key, layout.colon, self._node(formula))
                 yield nodes, after._replace(some=after.some | some)
 
     def _choices(self, may: int, formula: int) -> Iterator[tuple[int, int]]:
         """What a value may be, and which obligations it then meets."""
         yield 0, formula
-        wanted = [i for i in range(may.bit_length()) if may >> i & 1]
+        wanted = _bits(may)
         for size in range(1, len(wanted) + 1):
             for chosen in combinations(wanted, size):
                 self._builder.work.spend(1)
@@ -298,11 +307,20 @@ class ObjectNetwork:
             members = min(members, self._spec.low)
         return position._replace(started=True, members=members)
 
+    def _counted_other(self, position: _Position) -> _Position:
+        """Keys without a name may repeat each other: only the first is surely one more."""
+        if not position.other:
+            return self._counted_up(position)._replace(other=self._spec.low > 1)
+        if self._high is None:
+            return position
+        return self._counted_up(position)._replace(repeats=position.repeats + 1)
+
     def _may_close(self, position: _Position) -> bool:
         spec = self._spec
         if position.some != (1 << len(spec.some)) - 1:
             return False
-        if position.members < spec.low if self._counted else spec.low > position.started:
+        fewest = position.members - position.repeats if self._counted else int(position.started)
+        if fewest < spec.low:
             return False
         if self._ordered:
             return True
@@ -313,6 +331,10 @@ class ObjectNetwork:
                 return False
             met |= entry.settles if there else entry.spares
         return met == (1 << len(spec.clauses)) - 1
+
+
+def _bits(number: int) -> list[int]:
+    return [i for i in range(number.bit_length()) if number >> i & 1]
 
 
 def other_keys(

@@ -25,7 +25,7 @@ from sgen.grammars.json_object_frames import (
     unordered_object,
 )
 from sgen.grammars.json_objects import Objects
-from sgen.grammars.json_text import write
+from sgen.grammars.json_text import refuse, write
 
 
 class SetFrames:
@@ -85,6 +85,14 @@ class SetFrames:
             found += [builder.literal(write(text)) for text in sorted(texts or ())]
         return found
 
+    def _check_low(self, spec: Objects, where: Where) -> None:
+        named = sum(value != FALSE for value in spec.names.values())
+        named += len(spec.required.keys() - spec.names.keys())
+        if not spec.closed() and spec.low > named + 1:
+            refuse(f"at least {spec.low:,} properties of which {named:,} are declared is not "
+                   "supported: others may repeat each other", "minProperties",
+                   pointer_of(where), "declare more of them, or lower the bound")  # fmt: skip
+
     def _object(self, spec: Objects, where: Where) -> int:
         builder, layout, formulas = self._builder, self._layout, self._algebra.formulas
         most = spec.most()
@@ -95,6 +103,7 @@ class SetFrames:
             order = "schema"
         if order != "schema":  # `Unordered` counts other keys, but only one as the least
             counted = spec.low > len(spec.required) + 1 and not spec.closed()
+        self._check_low(spec, where)
         if spec.some or spec.clauses or counted:
             ordered = order == "schema" or (
                 order == "relaxed" and len(spec.names) + len(spec.required) > MAX_SUBSETS

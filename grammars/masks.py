@@ -29,6 +29,8 @@ MASK_BYTES = 3 << 20
 OUTGROWN = 100_000
 """States; each takes about 100 bytes in C, half a KiB in Python."""
 
+OUTGROWN_BYTES = 32 << 20
+
 Known = tuple[Mask, int]
 """A mask, and no less than the tokens that close the text after any token in it."""
 
@@ -78,7 +80,8 @@ class Masker:
 
         Only strings with large maximum lengths come to that: each length is a state of its own.
         """
-        return self.grammar.num_states > OUTGROWN
+        grammar = self.grammar
+        return grammar.num_states > OUTGROWN or grammar.num_bytes > OUTGROWN_BYTES
 
     def shortest_close(self, state: int) -> int:
         """Tokens that are enough to complete the text from here."""

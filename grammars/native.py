@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_int32, c_int64, c_uint8, c_void_p
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +154,7 @@ class NativeVocabulary:
     """A vocabulary's tables where the machine can find them; it keeps their arrays alive."""
 
     def __init__(self, tables: TokenTables, vocabulary: Vocabulary) -> None:
-        self._arrays: list[NDArray[np.generic]] = []
+        self._arrays: list[NDArray[Any]] = []
         texts = vocabulary.texts
         ends = np.array(vocabulary.eos_ids, np.int32)
         single = np.array([bytes((byte,)) in texts for byte in range(256)], np.uint8)
@@ -170,14 +171,15 @@ class NativeVocabulary:
             bool(single[0x20:0x7F].all() and single[0x80:0xC0].all()),
         )
 
-    def _address(self, array: NDArray[np.generic]) -> int:
+    def _address(self, array: NDArray[Any]) -> int:
         self._arrays.append(np.ascontiguousarray(array))
         return self._arrays[-1].ctypes.data
 
     def _trie(self, trie: Trie) -> _Trie:
         nodes = np.stack([trie.first, trie.ends], axis=1)
         parents = trie.parents().astype(np.int32)
-        return _Trie(*map(self._address, (trie.byte, nodes, trie.items, parents)))
+        arrays: tuple[NDArray[Any], ...] = (trie.byte, nodes, trie.items, parents)
+        return _Trie(*map(self._address, arrays))
 
     def _set(self, tokens: TokenSet) -> _TokenSet:
         parts = (tokens.tokens, tokens.chars, tokens.rungs, tokens.ends, tokens.bits)

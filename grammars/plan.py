@@ -21,13 +21,9 @@ from sgen.errors import GrammarError
 from sgen.grammars.automata import DEAD, NO_BYTE, Automaton, Literal, Table, Without, Words
 from sgen.grammars.encoding import Character
 from sgen.grammars.frames import (
-    DONE,
     Alternatives,
-    Array,
     Limited,
     Network,
-    Object,
-    Option,
     Repeat,
     Unordered,
 )
@@ -250,20 +246,6 @@ class _Segment:
         places = {i: 2 + place for place, i in enumerate(node.leading)}
         self._code += (places.get(i, int(m.required)) for i, m in enumerate(node.members))
 
-    def _expanded(self, node: Array | Object) -> None:
-        """As a network: each position is a state."""
-        order, number = [0], {0: 0}
-        states: list[tuple[Option, ...]] = []
-        for arg in order:  # grows while it is walked
-            options = []
-            for symbols, after in node.options(arg):
-                if after != DONE and after not in number:
-                    number[after] = len(order)
-                    order.append(after)
-                options.append((symbols, after if after == DONE else number[after]))
-            states.append(tuple(options))
-        self._network(Network(tuple(states), nests=True))
-
 
 _PACK: dict[type, Callable[[_Segment, Any], None]] = {
     Literal: _Segment._literal,
@@ -279,6 +261,4 @@ _PACK: dict[type, Callable[[_Segment, Any], None]] = {
     Network: _Segment._network,
     Limited: _Segment._limited,
     Unordered: _Segment._unordered,
-    Array: _Segment._expanded,
-    Object: _Segment._expanded,
 }

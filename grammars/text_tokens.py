@@ -73,15 +73,15 @@ def _states(trie: Trie, style: TextStyle) -> tuple[NDArray[np.int64], NDArray[np
     closed = np.full(len(trie), -1, np.int64)
     state[0] = FIRST
     after = np.full((SUBSTATES, 256), DEAD, np.int64)  # less the state's own count
-    for substate in range(SUBSTATES):
-        classes, targets = text.row(FIRST + substate)
-        after[substate] = np.array(targets)[np.frombuffer(classes, np.uint8)]
+    for place in range(SUBSTATES):
+        classes, targets = text.row(FIRST + place)
+        after[place] = np.array(targets)[np.frombuffer(classes, np.uint8)]
     for low, high, above in trie.by_level():
         source, byte = state[above], trie.byte[low:high]
         inside = source >= FIRST
         count, substate = np.divmod(source - FIRST, SUBSTATES)
-        target = after[np.where(inside, substate, 0), byte]
-        target = np.where(target >= FIRST, target + count * SUBSTATES, DEAD)
+        begun = after[np.where(inside, substate, 0), byte]
+        target = np.where(begun >= FIRST, begun + count * SUBSTATES, DEAD)
         quote = inside & (substate == 0) & (byte == 0x22)
         state[low:high] = np.where(quote, -2 - count, np.where(inside, target, DEAD))
         closed[low:high] = np.where(quote, np.arange(low, high), closed[above])

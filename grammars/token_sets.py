@@ -29,14 +29,14 @@ class TokenSet:
     @staticmethod
     def of(tokens: Ints, chars: NDArray[np.int64], num_tokens: int) -> TokenSet:
         order = np.argsort(chars, kind="stable")
-        tokens, chars = tokens[order], chars[order].astype(np.int32)
-        rungs = np.array([r for r in RUNGS if r < chars.max(initial=0)] + [ENDLESS], np.int32)
-        ends = np.searchsorted(chars, rungs, side="right").astype(np.int32)
+        tokens, counts = tokens[order], chars[order].astype(np.int32)
+        rungs = np.array([r for r in RUNGS if r < counts.max(initial=0)] + [ENDLESS], np.int32)
+        ends = np.searchsorted(counts, rungs, side="right").astype(np.int32)
         bits = np.zeros((len(rungs), 32 * ((num_tokens + 31) // 32)), np.bool_)
         for i, end in enumerate(ends.tolist()):
             bits[i, tokens[:end]] = True
         packed = np.packbits(bits, axis=1, bitorder="little").view("<u4").astype(np.uint32)
-        return TokenSet(tokens=tokens, chars=chars, rungs=rungs, ends=ends, bits=packed)
+        return TokenSet(tokens=tokens, chars=counts, rungs=rungs, ends=ends, bits=packed)
 
     def holds(self, num_tokens: int) -> bool:
         """Whether the arrays fit each other and the number of tokens."""

@@ -92,14 +92,13 @@ P = TypeVar("P", bound=Part)
 def _part(kind: type[P], arrays: Arrays, name: str) -> P:
     """What `_arrays` took apart."""
     inner: dict[str, type[Part]] = {"inside": TokenSet, "after": Trie}
-    return kind(
-        **{
-            field.name: _part(inner[field.name], arrays, f"{name}.{field.name}")
-            if field.name in inner
-            else arrays[f"{name}.{field.name}"]
-            for field in fields(kind)
-        }
-    )
+    found: dict[str, Any] = {
+        field.name: _part(inner[field.name], arrays, f"{name}.{field.name}")
+        if field.name in inner
+        else arrays[f"{name}.{field.name}"]
+        for field in fields(kind)
+    }
+    return kind(**found)
 
 
 def _all_arrays(tables: TokenTables) -> Arrays:
@@ -117,7 +116,7 @@ def _check(arrays: Arrays) -> NDArray[np.uint8]:
     for name in sorted(arrays):
         array = arrays[name]
         h.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        h.update(np.ascontiguousarray(array))
+        h.update(np.ascontiguousarray(array).data)
     return np.frombuffer(h.digest(), np.uint8)
 
 
@@ -127,7 +126,7 @@ def _write(path: Path, tables: TokenTables) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, check=_check(arrays), **arrays)
+            np.savez(file, allow_pickle=False, check=_check(arrays), **arrays)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -48,7 +48,7 @@ class Walker:
         """Write the mask of a state to an address; the state, and the most tokens that close a
         text after any that is allowed.  `force` means nothing here."""
         words = (len(self._vocabulary) + 31) // 32
-        out = np.frombuffer((c_uint32 * words).from_address(address), np.uint32)
+        out = np.ctypeslib.as_array((c_uint32 * words).from_address(address))
         return state, self._write(state, NEVER_CLOSES, out)
 
     def masks(

@@ -49,7 +49,7 @@ enum {
     } while (0)
 #define PUSH(e, v, item) do { RESERVE((e), (v), (v).n + 1); (v).at[(v).n++] = (item); } while (0)
 
-/* A class for each byte; class 0: it cannot follow.  If n_live <= FEW, `live` lists those that can. */
+/* A class for each byte; class 0: it cannot follow.  If only FEW can, `live` lists them. */
 typedef struct ClassMap {
     uint8_t of[256];
     int32_t n_live, n_classes;
@@ -173,7 +173,13 @@ int lexeme_live(Engine *e, int32_t node, int32_t local);
 int lexeme_accepts(Engine *e, int32_t node, int32_t local);
 int32_t lexeme_distance(Engine *e, int32_t node, int32_t local);
 
+/* grammar_conts.c */
+int32_t *grow_slots(Engine *e, int32_t *slots, int32_t *mask);
+int32_t push_cont(Machine *m, int32_t node, int32_t dot, int64_t arg, int32_t parent);
+void expand(Machine *m, int32_t cont);
+
 /* grammar_machine.c */
+int32_t sort_configs(Machine *m, Config **list, int32_t n);
 Machine *new_machine(Engine *e, int32_t root);
 int32_t intern_merged(Machine *m);
 int32_t state_after_cont(Machine *m, int32_t cont);

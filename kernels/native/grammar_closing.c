@@ -255,9 +255,11 @@ static int64_t unordered_tokens(Closing *c, const Node *n, int64_t arg, int coll
     if (missing < 0) missing = 0;
     if (!arg && !count && !missing) return tokens_of(c, n->base + n->code[8], 0, collecting);
     for (int32_t i = 0; i < members + extras; i++) {
-        if (i < members ? (arg >> i & 1) || (!required[i] && !missing) : !missing || others) continue;
+        if (i < members && ((arg >> i & 1) || (!required[i] && !missing))) continue;
+        if (i >= members && (!missing || others)) continue;
         const int32_t *entry = n->code + 9 + 8 * i;
-        const Cost *key = &c->e->costs[n->base + entry[1]], *value = &c->e->costs[n->base + entry[2]];
+        const Cost *key = &c->e->costs[n->base + entry[1]];
+        const Cost *value = &c->e->costs[n->base + entry[2]];
         int64_t tokens = add(tokens_of(c, n->base + entry[1], 0, collecting),
                              tokens_of(c, n->base + entry[2], 0, collecting));
         Member both = {key->bytes + value->bytes, tokens,
@@ -371,7 +373,8 @@ int64_t cont_tokens(Closing *c, int32_t cont) {
         if (place.dot)
             for (const int32_t *symbol = n->code + place.dot; *symbol >= 0; symbol++)
                 total = add(total, tokens_at(c, n->base + *symbol, 0));
-        if (!place.dot || place.arg != DONE) total = add(total, tokens_at(c, place.node, place.arg));
+        if (!place.dot || place.arg != DONE)
+            total = add(total, tokens_at(c, place.node, place.arg));
         c->conts.at[c->order.at[c->order.n]] = total;
     }
     return total;

@@ -1,4 +1,4 @@
-/* What the nodes of a plan cost at least: a least fixed point, as `Costs` in grammars/pushdown.py. */
+/* What the nodes of a plan cost at least: a least fixed point, as in grammars/pushdown.py. */
 #include "grammar.h"
 
 static const Cost NEVER = {INFINITE, 0};

@@ -10,7 +10,8 @@ PUBLIC void sg_free(Engine *e) {
 }
 
 /* NULL, and what went wrong in `error`, if there can be no such engine. */
-PUBLIC Engine *sg_new(const void *plan, int64_t size, int64_t max_bytes, int32_t max_states, int32_t *error) {
+PUBLIC Engine *sg_new(const void *plan, int64_t size, int64_t max_bytes, int32_t max_states,
+                      int32_t *error) {
     Engine *e = calloc(1, sizeof *e);
     *error = NO_MEMORY;
     if (!e) return NULL;
@@ -31,10 +32,15 @@ PUBLIC int32_t sg_possible(const Engine *e) { return e->costs[e->root].bytes < I
 PUBLIC int32_t sg_start(const Engine *e) { return e->machine->start; }
 PUBLIC int64_t sg_bytes(const Engine *e) { return e->bytes + (int64_t)sizeof *e; }
 PUBLIC int32_t sg_states(const Engine *e) { return e->n_states; }
-PUBLIC int32_t sg_accepts(const Engine *e, int32_t state) { return e->machine->states.at[state].accepts; }
-PUBLIC int32_t sg_live(const Engine *e, int32_t state) { return e->machine->states.at[state].live; }
-PUBLIC int32_t sg_distance(const Engine *e, int32_t state) { return e->machine->states.at[state].distance; }
-PUBLIC int32_t sg_weight(const Engine *e, int32_t state) { return e->machine->states.at[state].n; }
+
+static const State *state_of(const Engine *e, int32_t state) {
+    return &e->machine->states.at[state];
+}
+
+PUBLIC int32_t sg_accepts(const Engine *e, int32_t state) { return state_of(e, state)->accepts; }
+PUBLIC int32_t sg_live(const Engine *e, int32_t state) { return state_of(e, state)->live; }
+PUBLIC int32_t sg_distance(const Engine *e, int32_t state) { return state_of(e, state)->distance; }
+PUBLIC int32_t sg_weight(const Engine *e, int32_t state) { return state_of(e, state)->n; }
 
 /* The state after some bytes, or DEAD; errors are below that. */
 PUBLIC int64_t sg_advance(Engine *e, int32_t state, const uint8_t *text, int64_t size) {

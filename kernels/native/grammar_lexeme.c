@@ -1,4 +1,4 @@
-/* Lexemes: what each kind's states are.  Those that are neither formulas nor tables grow on demand. */
+/* Lexemes: what each kind's states are.  Some are formulas or tables, others grow on demand. */
 #include "grammar.h"
 
 /* TABLE: code is kind, n, the start, then for each state: accepts, distance, map (in data), n

@@ -11,8 +11,7 @@
 enum { LONGEST_CHAIN = 256, MOST_CLOSED = 12, LEAST_LIVE = 20 };
 
 /* The states after 0, 1, ... characters; from `last` on they are all the same, or, if there is no
- * room for more than `room` of them, none.  Where the states are closed, `last` is their number - 1,
- * and at[0] is the first of them. */
+ * room for more than `room` of them, none.  If they are closed, at[0] to at[last] are all states. */
 typedef struct {
     int32_t at[LONGEST_CHAIN + 1];
     int32_t last, room, closed;
@@ -136,6 +135,7 @@ static int32_t state_before(Walk *w, const Chain *chain, int32_t node, int32_t c
 static void walk_exits(Walk *w, const LoopTokens *loop, const Chain *chain, int byte) {
     Machine *m = w->c->e->machine;
     int32_t live = 0;
+    if (loop->exit_first[byte] == loop->exit_first[byte + 1]) return;
     for (int32_t i = 0; i <= chain->last && !live; i++) live = step(m, chain->at[i], byte) != DEAD;
     for (int32_t i = loop->exit_first[byte]; live && i < loop->exit_first[byte + 1]; i++) {
         if (loop->exit_chars[i] > chain->room) break;
@@ -161,8 +161,7 @@ int walk_loop(Walk *w, int32_t state) {
             continue;
         }
         allow_set(w, &loop->inside, chain.room);
-        for (int byte = 0; byte < 256; byte++)
-            if (loop->exit_first[byte] < loop->exit_first[byte + 1]) walk_exits(w, loop, &chain, byte);
+        for (int byte = 0; byte < 256; byte++) walk_exits(w, loop, &chain, byte);
         return 1;
     }
     return 0;

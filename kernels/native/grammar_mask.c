@@ -175,7 +175,8 @@ static int32_t walk_strings(Walk *w, int32_t state) {
     if (left == st.n) return state;
     m->merged.n = 0;
     for (int32_t i = 0; i < st.n; i++)
-        if (!is_inside(w->c, &st.configs[i], w->remaining, &in)) PUSH(m->engine, m->merged, st.configs[i]);
+        if (!is_inside(w->c, &st.configs[i], w->remaining, &in))
+            PUSH(m->engine, m->merged, st.configs[i]);
     return intern_merged(m);
 }
 
@@ -247,13 +248,6 @@ PUBLIC Closing *sg_closing(Engine *e, const Vocabulary *v) {
 PUBLIC int64_t sg_tokens_to_close(Closing *c, int32_t state) {
     GUARD(c->e, -c->e->error);
     return tokens_to_close(c, state);
-}
-
-/* No less than that, and cheap. */
-PUBLIC int64_t sg_close_bound(Closing *c, int32_t state) {
-    GUARD(c->e, -c->e->error);
-    int32_t distance = c->e->machine->states.at[state].distance;
-    return c->all_plain && distance <= LONGEST_LEXEME ? distance : tokens_to_close(c, state);
 }
 
 /* The state after a token, or DEAD; errors are below that. */

@@ -6,7 +6,7 @@ void fail(Engine *e, int error) {
     longjmp(e->jump, 1);
 }
 
-/* A block of `size` bytes with the contents of `old` (or new, if that is NULL), owned by the engine. */
+/* A block of `size` bytes that the engine owns, with the contents of `old`, unless that is NULL. */
 void *resize(Engine *e, void *old, int64_t size) {
     Block *block = old ? (Block *)old - 1 : NULL;
     int64_t before = block ? block->size : 0;
@@ -127,7 +127,7 @@ Row *new_row(Engine *e, const ClassMap *map) {
     return row;
 }
 
-/* Make the `classes` classes in `cur` (class 0 counted) finer by those of `map`; their new number. */
+/* Make the classes in `cur` finer by those of `map`; their new number (class 0 counts). */
 int32_t refine(Engine *e, uint8_t cur[256], int32_t classes, const ClassMap *map) {
     if (classes == 1) {
         memcpy(cur, map->of, 256);

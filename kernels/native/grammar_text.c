@@ -99,7 +99,8 @@ __attribute__((constructor)) static void make_tables(void) {
                 }
                 length[style][sub] = (uint8_t)least;
             }
-        for (int sub = 1; sub < SUBSTATES; sub++) make_map(&maps[style][sub], after[style][sub], NONE);
+        for (int sub = 1; sub < SUBSTATES; sub++)
+            make_map(&maps[style][sub], after[style][sub], NONE);
         make_map(&between[style][BETWEEN], after[style][0], CLOSE);
         make_map(&between[style][CLOSING], after[style][0], NONE);
         make_map(&between[style][LAST], after[style][0], NEXT);

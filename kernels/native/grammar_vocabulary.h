@@ -50,7 +50,7 @@ typedef struct {
     const int32_t *ends; /* tokens that end a text */
     const uint8_t *byte_is_token; /* [256] */
     int32_t n_loops, n_ends, n_words;
-    int32_t writes_strings; /* what any JSON string can end with is among the tokens, byte by byte */
+    int32_t writes_strings; /* single bytes are tokens that any JSON string can be ended with */
 } Vocabulary;
 
 /* What it takes to complete texts with a vocabulary's tokens.  All of it lies in its own memory,
