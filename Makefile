@@ -17,7 +17,7 @@ run: .venv/installed
 
 test: .venv/developing check
 	@$(BIN)/sgen pull smollm2
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/developing check
 	@$(BIN)/sgen pull smollm2

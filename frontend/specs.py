@@ -52,7 +52,7 @@ def json_schema(
     schema: Mapping[str, Any] | bool,
     *,
     whitespace: Literal["compact", "pretty", "any"] = "compact",
-    order: Literal["schema", "any"] = "schema",
+    order: Literal["schema", "relaxed", "any"] = "schema",
     unknown: Literal["refuse", "note"] = "refuse",
 ) -> Spec[Any]:
     """JSON that is valid by the schema; the value is the parsed JSON.  `GrammarSpec` says what
@@ -61,7 +61,7 @@ def json_schema(
         raise ProgramError(f"a JSON Schema is a dict, not {type(schema).__name__}")
     for name, value, allowed in (
         ("whitespace", whitespace, ("compact", "pretty", "any")),
-        ("order", order, ("schema", "any")),
+        ("order", order, ("schema", "relaxed", "any")),
         ("unknown", unknown, ("refuse", "note")),
     ):
         if value not in allowed:

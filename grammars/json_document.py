@@ -80,7 +80,8 @@ class Document:
         self._main = Resource(self._identifier(root) or "", root, None)
         self._indexed = False
         words = [f'"{word}"' for word in self._id_words]
-        self._simple = sum(map(source.count, words)) <= (self._main.uri != "")
+        spelled = sum(map(source.count, words)) + source.count("\\u")  # which may spell one
+        self._simple = spelled <= (self._main.uri != "")
 
     def _identifier(self, schema: Any) -> str | None:
         if not isinstance(schema, dict) or (self.draft <= 7 and "$ref" in schema):

@@ -83,7 +83,8 @@ def lower_schema(
     document = Document(root, source)
     vocabulary = Vocabulary(document, unknown)
     # That 1.0 is an integer is what drafts say since 6; readers of schemas that name none disagree.
-    layout = Layout(builder, whitespace, point_zero=document.declared and document.draft >= 6)
+    declared = unknown == "note" and document.declared and document.draft >= 6
+    layout = Layout(builder, whitespace, point_zero=declared)
     tracks = '"unevaluated' in source
     lowering = _Lowering(builder, vocabulary, layout, order, tracks=tracks)
     node = lowering.run(root)

@@ -73,7 +73,8 @@ class Strings:
         if name in formats.NAMES:
             inside.add(("format", name))
             if name in formats.LONGEST:
-                high = min(high or formats.LONGEST[name], formats.LONGEST[name])
+                longest = formats.LONGEST[name]
+                high = longest if high is None else min(high, longest)
         encoding = schema.get("contentEncoding")
         if encoding is not None:
             if encoding != "base64":

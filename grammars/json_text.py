@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from sgen.errors import GrammarError
 
@@ -86,24 +85,6 @@ def _check_depth(schema: object, max_depth: int) -> None:
         if not level:
             return
     refuse(f"the schema is nested deeper than {max_depth}", "depth", "")
-
-
-def lookup(root: object, fragment: str, pointer: str) -> object:
-    """What `#` and a JSON pointer refer to; `pointer` is where the reference stands."""
-    found = root
-    for step in unquote(fragment).split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and _is_index(name, len(found)):
-            found = found[int(name)]
-        else:
-            refuse(f"$ref to #{fragment}, which is not in the schema", "$ref", pointer)
-    return found
-
-
-def _is_index(step: str, size: int) -> bool:
-    return step.isascii() and step.isdecimal() and len(step) < 10 and int(step) < size
 
 
 def count(schema: Schema, keyword: str, pointer: str) -> int | None:

@@ -6,8 +6,19 @@ holds its grammar's lock.  Only the masks of a batch are made without Python's o
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_int32, c_int64, c_uint8, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint32,
+    c_void_p,
+)
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +27,7 @@ from numpy.typing import NDArray
 
 from sgen.errors import GrammarError
 from sgen.grammars.automata import DEAD, Row
-from sgen.grammars.loop_tokens import LoopTokens
+from sgen.grammars.loop_tokens import ALPHABETS, WIDE, LoopTokens, steps
 from sgen.grammars.plan import Plan, broken
 from sgen.grammars.text_tokens import TextTokens
 from sgen.grammars.token_sets import TokenSet
@@ -127,12 +138,19 @@ class _TextTokens(Structure):
 class _LoopTokens(Structure):
     _fields_ = (
         ("bytes", c_void_p),
+        ("below_space", c_void_p),
+        ("steps", c_void_p),
         ("inside", _TokenSet),
         ("exits", c_void_p),
         ("exit_chars", c_void_p),
         ("exit_first", c_void_p),
+        ("deep", c_void_p),
+        ("n_deep", c_int32),
         ("n_bytes", c_int32),
         ("wide", c_int32),
+        ("base", c_int32),
+        ("longest", c_int32),
+        ("covers", c_uint32),
     )
 
 
@@ -141,11 +159,14 @@ class _Vocabulary(Structure):
         ("all", _Trie),
         ("text", _TextTokens * 2),
         ("loops", POINTER(_LoopTokens)),
+        ("wide", c_void_p),
         ("ends", c_void_p),
         ("byte_is_token", c_void_p),
-        ("n_loops", c_int32),
+        ("n_alphabets", c_int32),
+        ("n_wide", c_int32),
         ("n_ends", c_int32),
         ("n_words", c_int32),
+        ("space", c_int32),
         ("writes_strings", c_int32),
     )
 
@@ -159,15 +180,23 @@ class NativeVocabulary:
         ends = np.array(vocabulary.eos_ids, np.int32)
         single = np.array([bytes((byte,)) in texts for byte in range(256)], np.uint8)
         loops = (_LoopTokens * len(tables.loops))(*map(self._loop, tables.loops))
+        size = ctypes.sizeof(_LoopTokens)
+        for i, loop in enumerate(tables.loops):
+            if loop.base[0]:
+                place = ctypes.addressof(loops) + i * size
+                loops[int(loop.alphabet[0])].below_space = place
         self.struct = _Vocabulary(
             self._trie(tables.trie),
             (_TextTokens * 2)(*map(self._text, tables.text)),
             loops,
+            self._address(np.array(WIDE, np.int32)),
             self._address(ends),
             self._address(single),
-            len(loops),
+            len(ALPHABETS),
+            len(WIDE),
             len(ends),
             (len(vocabulary) + 31) // 32,
+            tables.space or 0,
             bool(single[0x20:0x7F].all() and single[0x80:0xC0].all()),
         )
 
@@ -195,12 +224,23 @@ class NativeVocabulary:
         )
 
     def _loop(self, loop: LoopTokens) -> _LoopTokens:
+        letters, wide = ALPHABETS[loop.alphabet[0]]
         return _LoopTokens(
-            self._address(loop.bytes),
+            self._address(np.frombuffer(letters.encode(), np.uint8)),
+            None,
+            self._address(steps(letters, wide)),
             self._set(loop.inside),
-            *map(self._address, (loop.exits, loop.exit_chars, loop.exit_first)),
-            len(loop.bytes),
-            int(loop.wide[0]),
+            *map(self._address, (loop.exits, loop.exit_chars, loop.exit_first, loop.deep)),
+            len(loop.deep),
+            len(letters),
+            wide,
+            int(loop.base[0]),
+            loop.longest,
+            sum(
+                1 << i
+                for i, (others, other_wide) in enumerate(ALPHABETS)
+                if set(others) <= set(letters) and other_wide <= wide
+            ),
         )
 
 

@@ -313,8 +313,7 @@ class Pushdown:
                 if after not in seen:
                     seen.add(after)
                     stack.append(after)
-        self._check_size(len(found))
-        self._expansions[cont] = expansion = tuple(sorted(found))
+        self._expansions[cont] = expansion = self._nearest(found)
         return expansion
 
     def _enter(self, cont: int, option: Option) -> int | None:
@@ -362,8 +361,7 @@ class Pushdown:
         merged: set[int] = set()
         for lexeme, cont in moves:
             merged.update(self._reached(lexeme, cont))
-        self._check_size(len(merged))
-        return self._state(tuple(sorted(merged)))
+        return self._state(self._nearest(merged))
 
     def _single(self, lexeme: int, cont: int) -> int:
         key = lexeme << _SHIFT | cont
@@ -396,24 +394,24 @@ class Pushdown:
             self._state_numbers[configurations] = number
             self._states.append(configurations)
             self._rows.append(None)
-            self._distances.append(
-                min(
-                    (
-                        self._lexeme_distance[c >> _SHIFT] + self._cont_bytes[c & _MASK]
-                        for c in configurations
-                    ),
-                    default=-1,
-                )
-            )
+            self._distances.append(min(map(self._distance, configurations), default=-1))
         return number
 
-    def _check_size(self, size: int) -> None:
-        if size > MAX_CONFIGURATIONS:
-            raise GrammarError(
-                f"the grammar has more than {MAX_CONFIGURATIONS:,} ways to read one text",
-                keyword="ambiguity",
-                hint="use fewer alternatives or repetitions that overlap",
-            )
+    def _nearest(self, found: set[int]) -> tuple[int, ...]:
+        """The configurations in order; of more than a state may have, those nearest to the end.
+
+        Each can still end, so this leaves no trap: what cannot be read any more are some of the
+        texts that can be read in very many ways so far.
+        """
+        if len(found) <= MAX_CONFIGURATIONS:
+            return tuple(sorted(found))
+        return tuple(
+            sorted(sorted(found, key=lambda c: (self._distance(c), c))[:MAX_CONFIGURATIONS])
+        )
+
+    def _distance(self, configuration: int) -> int:
+        lexeme, cont = configuration >> _SHIFT, configuration & _MASK
+        return self._lexeme_distance[lexeme] + self._cont_bytes[cont]
 
 
 def _lexeme_bytes(node: Node) -> Cost:

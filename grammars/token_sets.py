@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sgen.grammars.trie import Ints
 
-RUNGS = (*range(1, 9), 10, 12, 14, 16, 20, 24, 32)
+RUNGS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 """Characters for which there are bit sets, beside one for all tokens."""
 
 ENDLESS = 1 << 20

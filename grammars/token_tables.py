@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import tempfile
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,7 @@ from sgen.grammars.token_sets import TokenSet
 from sgen.grammars.trie import Trie
 from sgen.kernels.native import cache_folder
 
-VERSION = 2
+VERSION = 6
 """Of what the tables hold; to be raised with every change of that."""
 
 SMALL = 2_000
@@ -37,7 +36,8 @@ Arrays = dict[str, NDArray[Any]]
 @dataclass(frozen=True, slots=True)
 class TokenTables:
     """The trie of all tokens that grammars may allow, what these do inside JSON strings, by style
-    as in STYLES, and in states that repeat characters, by ALPHABETS."""
+    as in STYLES, and in states that repeat characters, by ALPHABETS: from the start on, and then,
+    if there is one, from the node of a space on."""
 
     trie: Trie
     text: tuple[TextTokens, ...]
@@ -47,7 +47,10 @@ class TokenTables:
     def make(walk_bytes: tuple[bytes, ...]) -> TokenTables:
         trie = Trie.of({token: text for token, text in enumerate(walk_bytes) if text})
         text = (TextTokens.of(trie, walk_bytes, style) for style in STYLES)
-        loops = (LoopTokens.of(trie, len(walk_bytes), *alphabet) for alphabet in ALPHABETS)
+        loops = [LoopTokens.of(trie, len(walk_bytes), i) for i in range(len(ALPHABETS))]
+        space = trie.child(0, 0x20)
+        if space is not None:
+            loops += [LoopTokens.of(trie, len(walk_bytes), i, space) for i in range(len(loops))]
         return TokenTables(trie, tuple(text), tuple(loops))
 
     @staticmethod
@@ -63,12 +66,17 @@ class TokenTables:
                 _write(path, tables)
         return tables
 
+    @property
+    def space(self) -> int | None:
+        """The node of a space."""
+        return self.trie.child(0, 0x20)
+
     def holds(self, num_tokens: int) -> bool:
         """Whether all parts fit each other and the number of tokens."""
         return (
             self.trie.holds(num_tokens)
             and len(self.text) == len(STYLES)
-            and len(self.loops) == len(ALPHABETS)
+            and len(self.loops) == len(ALPHABETS) * (1 + (self.space is not None))
             and all(part.holds(num_tokens) for part in self.text)
             and all(part.holds(num_tokens, len(self.trie)) for part in self.loops)
         )
@@ -107,6 +115,7 @@ def _all_arrays(tables: TokenTables) -> Arrays:
         arrays |= _arrays(text, f"text{i}")
     for i, loop in enumerate(tables.loops):
         arrays |= _arrays(loop, f"loop{i}")
+    arrays["loops"] = np.array([len(tables.loops)])
     return arrays
 
 
@@ -143,8 +152,8 @@ def _read(path: Path, num_tokens: int) -> TokenTables | None:
         tables = TokenTables(
             _part(Trie, arrays, "trie"),
             tuple(_part(TextTokens, arrays, f"text{i}") for i in range(len(STYLES))),
-            tuple(_part(LoopTokens, arrays, f"loop{i}") for i in range(len(ALPHABETS))),
+            tuple(_part(LoopTokens, arrays, f"loop{i}") for i in range(int(arrays["loops"][0]))),
         )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # there are many ways in which a file can be damaged, or not be there
         return None
     return tables if tables.holds(num_tokens) else None

@@ -61,6 +61,11 @@ class Trie:
             items=np.array(order, np.int32)[place],
         )
 
+    def child(self, node: int, byte: int) -> int | None:
+        first, last = int(self.first[node]), int(self.first[node + 1])
+        place = first + int(np.searchsorted(self.byte[first:last], byte))
+        return place if place < last and self.byte[place] == byte else None
+
     def parents(self) -> NDArray[np.int64]:
         """[N]: the parent of each node; the root's is itself."""
         return np.append(0, np.repeat(np.arange(len(self)), np.diff(self.first)))

@@ -120,7 +120,7 @@ def _grammar_commands(commands: Any) -> None:
             help="else by the file's suffix",
         )
         one.add_argument("--whitespace", choices=["compact", "pretty", "any"])
-        one.add_argument("--order", choices=["schema", "any"])
+        one.add_argument("--order", choices=["schema", "relaxed", "any"])
         one.add_argument("--unknown", choices=["refuse", "note"])
 
 

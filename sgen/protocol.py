@@ -148,7 +148,8 @@ class GrammarSpec(msgspec.Struct, frozen=True):
     schema, others last; relaxed, that of the schema or of `required` until all that are required
     are there, the rest as they come; or any.  `unknown` keywords and formats, which no draft
     defines: refused, or, as the specification has it, annotations, each of them noted
-    (`Grammar.notes`); then `format` is one too where the declared dialect says so.
+    (`Grammar.notes`); then `format` is one too, and 1.0 an integer, where the declared dialect
+    says so.
     """
 
     kind: Literal["regex", "json_schema", "choices", "lark", "gbnf", "structural_tag"]

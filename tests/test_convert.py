@@ -100,7 +100,7 @@ def compiled(spec: GrammarSpec) -> Grammar | None:
     try:
         return compile_grammar(spec)
     except GrammarError as error:
-        if error.keyword != "unsatisfiable":
+        if error.keyword not in ("unsatisfiable", "minProperties"):
             raise
         return None
 

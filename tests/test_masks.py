@@ -56,7 +56,7 @@ def masker_or_none(schema: object) -> Masker | None:
     try:
         return masker_of(GrammarSpec("json_schema", json.dumps(schema)))
     except GrammarError as error:
-        if error.keyword != "unsatisfiable":
+        if error.keyword not in ("unsatisfiable", "minProperties"):
             raise
         return None
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sgen.errors import GrammarError
 from sgen.grammars import language, pushdown
 from sgen.grammars import regex as regex_module
-from sgen.grammars.automata import Automaton, run
+from sgen.grammars.automata import DEAD, Automaton, run
 from sgen.grammars.charset import shorthand
 from sgen.grammars.compile import compile_grammar
 from sgen.grammars.grammar import Grammar
@@ -317,14 +317,15 @@ def test_long_nested_repetitions_become_one_network() -> None:
 
 
 def test_ambiguity_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text with too many readings ends in an error, not in a hang."""
+    """Of very many readings of a text some are dropped: it ends in no hang, and in no trap."""
     monkeypatch.setattr(pushdown, "MAX_CONFIGURATIONS", 100)
     found = automaton(whole(parse(".{0,3000}x.{0,3000}x")))
     assert found is not None
     assert run(found, b"x" * 90)
-    with pytest.raises(GrammarError) as caught:
-        run(found, b"x" * 150)
-    assert caught.value.keyword == "ambiguity"
+    state = found.advance(found.start, b"x" * 150)
+    assert state != DEAD
+    assert found.weight(state) <= 100
+    assert found.distance(state) <= 1
 
 
 def test_states_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -66,11 +67,12 @@ def build(name: str) -> Path:
 
     RuntimeError if there is no compiler or it fails; OSError if nothing can be written.
     """
-    compiler = shutil.which(os.environ.get("CC") or "cc")
+    words = shlex.split(os.environ.get("CC") or "cc")
+    compiler = shutil.which(words[0]) if words else None
     if compiler is None:
         raise RuntimeError("there is no C compiler")
     sources = sorted(_HERE.glob(f"{name}*.c"))
-    path = cache_folder() / "native" / f"{name}-{_key(name, compiler)}.so"
+    path = cache_folder() / "native" / f"{name}-{_key(name, compiler, words[1:])}.so"
     if _is_ours(path):
         return path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -78,22 +80,24 @@ def build(name: str) -> Path:
     for flags in ((*FLAGS, NATIVE), FLAGS):  # not every compiler knows this processor
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            command = [compiler, *flags, "-o", str(made), *map(str, sources)]
+            command = [compiler, *words[1:], *flags, "-o", str(made), *map(str, sources)]
             done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
             if done.returncode == 0:
+                made.chmod(0o700)  # whatever the umask: `_is_ours` must know it again
                 os.replace(made, path)
                 return path
             failure = done.stderr.decode(errors="replace").strip()
     raise RuntimeError(f"{compiler} failed: {failure}")
 
 
-def _key(name: str, compiler: str) -> str:
+def _key(name: str, compiler: str, options: list[str]) -> str:
     h = hashlib.sha256()
     for source in sorted([*_HERE.glob(f"{name}*.c"), *_HERE.glob(f"{name}*.h")]):
         data = source.read_bytes()
         h.update(f"{source.name}\0{len(data)}\0".encode() + data)
     real = os.stat(compiler)
-    h.update(repr((os.path.realpath(compiler), real.st_size, real.st_mtime_ns, FLAGS)).encode())
+    h.update(repr((os.path.realpath(compiler), real.st_size, real.st_mtime_ns, FLAGS,
+                   options)).encode())  # fmt: skip
     h.update(repr((platform.system(), platform.machine(), _processor())).encode())
     return h.hexdigest()[:32]
 

@@ -181,6 +181,7 @@ void expand(Machine *m, int32_t cont);
 /* grammar_machine.c */
 int32_t sort_configs(Machine *m, Config **list, int32_t n);
 Machine *new_machine(Engine *e, int32_t root);
+int32_t keep_nearest(Machine *m, Config *list, int32_t n);
 int32_t intern_merged(Machine *m);
 int32_t state_after_cont(Machine *m, int32_t cont);
 Row *make_row(Machine *m, int32_t state);

@@ -261,7 +261,7 @@ void expand(Machine *m, int32_t cont) {
     m->unfinished = 0;
     Config *found = m->found.at;
     int32_t n = sort_configs(m, &found, m->found.n);
-    if (n > MAX_CONFIGURATIONS) fail(e, TOO_AMBIGUOUS);
+    n = keep_nearest(m, found, n);
     Config *kept = allocate(e, n * (int64_t)sizeof *kept);
     if (n) memcpy(kept, found, (size_t)n * sizeof *kept);
     m->conts.at[cont].first = kept;

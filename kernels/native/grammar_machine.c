@@ -83,6 +83,32 @@ static int32_t distance_of(Machine *m, const Config *list, int32_t n) {
     return (int32_t)least;
 }
 
+static int64_t nearness(Machine *m, const Config *config, int32_t index) {
+    return (int64_t)distance_of(m, config, 1) << 32 | index;
+}
+
+static int ascending(const void *a, const void *b) {
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of more configurations than a state may have, keep those that are nearest to the end, in their
+ * order; returns how many there are then.  Each can still end, so this leaves no trap: what cannot
+ * be read any more are some of the texts that can be read in very many ways so far. */
+int32_t keep_nearest(Machine *m, Config *list, int32_t n) {
+    if (n <= MAX_CONFIGURATIONS) return n;
+    int64_t *keys = malloc((size_t)n * sizeof *keys);
+    if (!keys) fail(m->engine, TOO_LARGE);
+    for (int32_t i = 0; i < n; i++) keys[i] = nearness(m, &list[i], i);
+    qsort(keys, (size_t)n, sizeof *keys, ascending);
+    const int64_t last = keys[MAX_CONFIGURATIONS - 1];
+    free(keys);
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (nearness(m, &list[i], i) <= last) list[kept++] = list[i];
+    return kept;
+}
+
 /* The number of the state of sorted, distinct configurations. */
 static int32_t intern(Machine *m, const Config *list, int32_t n) {
     Engine *e = m->engine;
@@ -117,7 +143,7 @@ static int32_t intern(Machine *m, const Config *list, int32_t n) {
 int32_t intern_merged(Machine *m) {
     Config *list = m->merged.at;
     int32_t n = sort_configs(m, &list, m->merged.n);
-    if (n > MAX_CONFIGURATIONS) fail(m->engine, TOO_AMBIGUOUS);
+    n = keep_nearest(m, list, n);
     return intern(m, list, n);
 }
 

@@ -35,6 +35,8 @@ void walk(Walk *w, int32_t node, int32_t state) {
     const Trie *trie = w->trie;
     Machine *m = w->c->e->machine;
     int32_t first = trie->at[node].first, end = trie->at[node + 1].first;
+    int begins = trie == &w->c->v->all && (node == 0 || node == w->c->v->space);
+    if (begins && walk_loop(w, node, state)) return;
     Row *row = row_of(m, state);
     const ClassMap *map = row->map;
     if (map->n_live <= FEW && end - first > 2 * map->n_live) {
@@ -222,7 +224,7 @@ static int64_t make_mask(Closing *c, int32_t state, int64_t remaining, uint32_t 
     memset(out, 0, 4 * (size_t)c->v->n_words);
     Walk w = {c, &c->v->all, out, remaining, NULL, 0, 0, 0};
     int32_t rest = walk_strings(&w, state);
-    if (!walk_loop(&w, rest)) walk(&w, 0, rest);
+    walk(&w, 0, rest);
     if (m->states.at[state].accepts)
         for (int32_t i = 0; i < c->v->n_ends; i++) allow(out, c->v->ends[i]);
     return (int64_t)same << 32 | FILLED | w.highest;

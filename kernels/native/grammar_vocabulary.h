@@ -35,23 +35,41 @@ typedef struct {
 
 /* What tokens do where some characters, `bytes` and, if `wide`, all from U+0080 on, are read again
  * and again: stay inside, or leave them, at the nodes exits[exit_first[b]] to
- * exits[exit_first[b + 1]] by byte b, after exit_chars of them. */
-typedef struct {
+ * exits[exit_first[b + 1]] by byte b, after exit_chars of them, or MIDDLE of one.  `longest`: the most
+ * characters of a token inside, or ahead of an exit.  Only tokens below the node `base` are meant,
+ * from there on; `below_space`: the table of the same alphabet for the node of a space.  steps
+ * [32, 256]: the substate inside a character after a byte, or -1.  `covers`: a bit for each alphabet
+ * that lies within this one. */
+enum { MIDDLE = 1 << 20, DEEP = 24 };
+
+typedef struct LoopTokens {
     const uint8_t *bytes;
+    const struct LoopTokens *below_space;
+    const int8_t *steps;
     TokenSet inside;
     const int32_t *exits, *exit_chars, *exit_first;
-    int32_t n_bytes, wide;
+    const int32_t *deep; /* the nodes after DEEP characters, which have others below them */
+    int32_t n_deep, n_bytes, wide, base, longest;
+    uint32_t covers;
 } LoopTokens;
 
 typedef struct {
     Trie all;
     TextTokens text[2];
-    const LoopTokens *loops;
+    const LoopTokens *loops; /* by alphabet, those of the root */
+    const int32_t *wide; /* [n_wide, 4]: substate, bytes from and to, the substate after them */
     const int32_t *ends; /* tokens that end a text */
     const uint8_t *byte_is_token; /* [256] */
-    int32_t n_loops, n_ends, n_words;
+    int32_t n_alphabets, n_wide, n_ends, n_words;
+    int32_t space; /* the node of a space, below which there are tables of loops too; 0: none */
     int32_t writes_strings; /* single bytes are tokens that any JSON string can be ended with */
 } Vocabulary;
+
+/* States that an alphabet leads to from each other: the most tokens that close a text in any of
+ * them, and the bytes that can follow there.  And the set of a state, and the alphabets for which it
+ * has none (see grammar_loops.c). */
+typedef struct { int32_t alphabet, highest; uint8_t live[256]; } ClosedSet;
+typedef struct { int32_t set, stamp; uint32_t failed; } Closed;
 
 /* What it takes to complete texts with a vocabulary's tokens.  All of it lies in its own memory,
  * beside the engine's. */
@@ -72,6 +90,11 @@ typedef struct Closing {
     VECTOR(int64_t) fewest;
     VECTOR(int32_t) order, pending;
     VECTOR(int32_t) excluded;
+    VECTOR(Closed) closed; /* by state */
+    VECTOR(ClosedSet) sets;
+    VECTOR(int32_t) members;
+    VECTOR(uint32_t) bits;
+    int32_t stamp;
 } Closing;
 
 #define NEVER_CLOSES INT32_MAX
@@ -111,7 +134,7 @@ void walk(Walk *w, int32_t node, int32_t state);
 void allow_set(const Walk *w, const TokenSet *set, int32_t most);
 
 /* grammar_loops.c */
-int walk_loop(Walk *w, int32_t state);
+int walk_loop(Walk *w, int32_t node, int32_t state);
 
 void find_plain(Closing *c);
 int64_t cont_tokens(Closing *c, int32_t cont);
