@@ -38,7 +38,8 @@ class Grammar:
             raise GrammarError(
                 "no text can satisfy this grammar",
                 keyword="unsatisfiable",
-                hint="look for contradicting bounds, or a required part that can never end",
+                hint="look for contradicting bounds, a required part that can never end, or more "
+                "properties at least than are declared (others may repeat each other)",
             )
         self.start = self.automaton.start
         self.lock = threading.RLock()
