@@ -166,6 +166,7 @@ class _Vocabulary(Structure):
         ("n_wide", c_int32),
         ("n_ends", c_int32),
         ("n_words", c_int32),
+        ("longest", c_int32),
         ("space", c_int32),
         ("writes_strings", c_int32),
     )
@@ -196,6 +197,7 @@ class NativeVocabulary:
             len(WIDE),
             len(ends),
             (len(vocabulary) + 31) // 32,
+            max(map(len, texts), default=0),
             tables.space or 0,
             bool(single[0x20:0x7F].all() and single[0x80:0xC0].all()),
         )

@@ -18,6 +18,7 @@
 enum { DEAD = -1, UNKNOWN = -2 };  /* targets in rows: none, and not yet made */
 enum { DONE = -1 };                /* a frame's position once it is over */
 enum { END = 0 };                  /* the empty continuation */
+#define UNCOUNTED ((int64_t)1 << 32) /* from this count on, rounds are not counted */
 enum { ACCEPT = -1 };              /* the node of the configuration of a finished text */
 
 enum {
@@ -119,6 +120,7 @@ struct Engine {
     char *free, *free_end;
     int64_t chunk, bytes, max_bytes;
     int32_t n_states, max_states;
+    int32_t crowded; /* some state had more configurations than it may have */
     const ClassMap **maps;
     int32_t n_maps, map_mask;
     Machine *machine;

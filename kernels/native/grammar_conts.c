@@ -152,8 +152,8 @@ static void offer_repeat(Machine *m, const Visit *v, int32_t depth) {
     const Node *n = &e->nodes[v->node];
     int32_t item = n->base + n->code[1], low = repeat_low(e, n), high = n->code[3];
     if (v->arg >= low) open(m, v->parent);
-    if (high >= 0 && v->arg >= high) return;
-    int64_t after = high < 0 && v->arg + 1 > low ? low : v->arg + 1;
+    if (high >= 0 && v->arg >= high && v->arg < UNCOUNTED) return;
+    int64_t after = v->arg >= UNCOUNTED ? v->arg : high < 0 && v->arg + 1 > low ? low : v->arg + 1;
     if (fits(e, item, depth) && cost_at(e, v->node, after).bytes < INFINITE
         && m->conts.at[v->parent].depth + cost_at(e, v->node, after).depth <= MAX_NESTING)
         enter(m, item, push_cont(m, v->node, 0, after, v->parent));
@@ -172,8 +172,9 @@ static void offer_network(Machine *m, const Visit *v, int32_t depth) {
         int64_t after = *option++;
         int32_t dot = (int32_t)(option - n->code);
         if (limit >= 0 && after != DONE) {
-            int64_t total = count + (*option >= 0);
-            if (total + needs[after] <= limit) offer(m, v, dot, after + states * total, depth);
+            int64_t total = count + (*option >= 0 && count < UNCOUNTED);
+            int fits_in = count >= UNCOUNTED || total + needs[after] <= limit;
+            if (fits_in) offer(m, v, dot, after + states * total, depth);
         } else {
             offer(m, v, dot, after, depth);
         }

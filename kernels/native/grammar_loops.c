@@ -2,10 +2,10 @@
  *
  * A set of states is closed under an alphabet if its characters lead from each of them to one of
  * them.  In a closed set all tokens of the alphabet are allowed together, and only the places where
- * tokens leave the alphabet are walked.  Where only most ways lead into a closed set, the other ways
- * are walked, and what they forbid is taken away again.  And where all characters lead to one state,
- * from there to a next one, and so on for as many as any token has, which is how counting looks,
- * the tokens of the alphabet are allowed up to a length.
+ * tokens leave the alphabet are walked.  Where only most ways lead into a closed set, the others
+ * are walked, and what they forbid is taken away again.  And where all characters lead to one
+ * state, from there to a next one, and so on for as many as any token has, which is how counting
+ * looks, the tokens of the alphabet are allowed up to a length.
  */
 #include "grammar_vocabulary.h"
 

@@ -97,6 +97,7 @@ static int ascending(const void *a, const void *b) {
  * be read any more are some of the texts that can be read in very many ways so far. */
 int32_t keep_nearest(Machine *m, Config *list, int32_t n) {
     if (n <= MAX_CONFIGURATIONS) return n;
+    m->engine->crowded = 1;
     int64_t *keys = malloc((size_t)n * sizeof *keys);
     if (!keys) fail(m->engine, TOO_LARGE);
     for (int32_t i = 0; i < n; i++) keys[i] = nearness(m, &list[i], i);

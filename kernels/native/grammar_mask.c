@@ -35,7 +35,7 @@ void walk(Walk *w, int32_t node, int32_t state) {
     const Trie *trie = w->trie;
     Machine *m = w->c->e->machine;
     int32_t first = trie->at[node].first, end = trie->at[node + 1].first;
-    int begins = trie == &w->c->v->all && (node == 0 || node == w->c->v->space);
+    int begins = !w->plain && trie == &w->c->v->all && (node == 0 || node == w->c->v->space);
     if (begins && walk_loop(w, node, state)) return;
     Row *row = row_of(m, state);
     const ClassMap *map = row->map;
@@ -186,6 +186,7 @@ static int32_t walk_strings(Walk *w, int32_t state) {
  * tokens, the first: the room may be as large as leaves out the same tokens. */
 static int32_t same_mask(Closing *c, int32_t state) {
     Machine *m = c->e->machine;
+    state = uncounted(c, m, state);
     const State st = m->states.at[state];
     int32_t changed = 0;
     Inside in;
@@ -213,18 +214,19 @@ static int32_t same_mask(Closing *c, int32_t state) {
  * the tokens that close a text after any allowed one. */
 static int64_t make_mask(Closing *c, int32_t state, int64_t remaining, uint32_t *out, int force) {
     Machine *m = c->e->machine;
-    int32_t same = state;
+    /* Where readings may be dropped, only a walk of all bytes knows which are. */
+    int plain = c->e->crowded || m->states.at[state].n > MAX_CONFIGURATIONS / 4;
+    int32_t same = plain ? state : same_mask(c, state);
     if (remaining >= NEVER_CLOSES) {
         remaining = NEVER_CLOSES;
-        same = same_mask(c, state);
         while (c->given.n <= same) PUSH(c->e, c->given, 0);
         if (c->given.at[same] && same != state && !force) return (int64_t)same << 32;
         c->given.at[same] = 1;
     }
     memset(out, 0, 4 * (size_t)c->v->n_words);
-    Walk w = {c, &c->v->all, out, remaining, NULL, 0, 0, 0};
-    int32_t rest = walk_strings(&w, state);
-    walk(&w, 0, rest);
+    Walk w = {c, &c->v->all, out, remaining, NULL, 0, 0, 0, plain};
+    walk(&w, 0, plain ? state : walk_strings(&w, same));
+    if (c->e->crowded && !plain) return make_mask(c, state, remaining, out, 1);
     if (m->states.at[state].accepts)
         for (int32_t i = 0; i < c->v->n_ends; i++) allow(out, c->v->ends[i]);
     return (int64_t)same << 32 | FILLED | w.highest;

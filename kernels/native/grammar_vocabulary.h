@@ -33,13 +33,13 @@ typedef struct {
     int32_t n_longer;
 } TextTokens;
 
-/* What tokens do where some characters, `bytes` and, if `wide`, all from U+0080 on, are read again
- * and again: stay inside, or leave them, at the nodes exits[exit_first[b]] to
- * exits[exit_first[b + 1]] by byte b, after exit_chars of them, or MIDDLE of one.  `longest`: the most
- * characters of a token inside, or ahead of an exit.  Only tokens below the node `base` are meant,
- * from there on; `below_space`: the table of the same alphabet for the node of a space.  steps
- * [32, 256]: the substate inside a character after a byte, or -1.  `covers`: a bit for each alphabet
- * that lies within this one. */
+/* What tokens do where some characters, `bytes` and, if `wide`, those of the vocabulary's `wide`
+ * too, are read again and again: stay inside, or leave them, at the nodes exits[exit_first[b]] to
+ * exits[exit_first[b + 1]] by byte b, after exit_chars of them, or in the MIDDLE of one.
+ * `longest`: the most characters of a token inside, or ahead of an exit.  Only tokens below the
+ * node `base` are meant, from there on; `below_space`: the table of the same alphabet for the node
+ * of a space.  steps [32, 256]: the substate inside a character after a byte, or -1.  `covers`: a
+ * bit for each alphabet that lies within this one. */
 enum { MIDDLE = 1 << 20, DEEP = 24 };
 
 typedef struct LoopTokens {
@@ -61,13 +61,14 @@ typedef struct {
     const int32_t *ends; /* tokens that end a text */
     const uint8_t *byte_is_token; /* [256] */
     int32_t n_alphabets, n_wide, n_ends, n_words;
+    int32_t longest; /* token, in bytes */
     int32_t space; /* the node of a space, below which there are tables of loops too; 0: none */
     int32_t writes_strings; /* single bytes are tokens that any JSON string can be ended with */
 } Vocabulary;
 
 /* States that an alphabet leads to from each other: the most tokens that close a text in any of
- * them, and the bytes that can follow there.  And the set of a state, and the alphabets for which it
- * has none (see grammar_loops.c). */
+ * them, and the bytes that can follow there.  And of a state the number + 1 of its set, and the
+ * alphabets for which it has none (see grammar_loops.c). */
 typedef struct { int32_t alphabet, highest; uint8_t live[256]; } ClosedSet;
 typedef struct { int32_t set, stamp; uint32_t failed; } Closed;
 
@@ -94,6 +95,8 @@ typedef struct Closing {
     VECTOR(ClosedSet) sets;
     VECTOR(int32_t) members;
     VECTOR(uint32_t) bits;
+    VECTOR(int32_t) same_conts; /* by continuation: the one that does not count, or -1 */
+    VECTOR(int64_t) rooms;      /* by node: rounds that no token comes to the end of, or 0 */
     int32_t stamp;
 } Closing;
 
@@ -125,6 +128,7 @@ typedef struct {
     const int32_t *before; /* if not NULL: only tokens with from `least` to `most` there */
     int32_t least, most;
     int32_t highest; /* no allowed token leads to a state with more bytes to the end */
+    int32_t plain;   /* byte by byte only */
 } Walk;
 
 /* grammar_mask.c */
@@ -132,6 +136,9 @@ int fits_after(Walk *w, int32_t state);
 void allow_node(Walk *w, int32_t node, int32_t state);
 void walk(Walk *w, int32_t node, int32_t state);
 void allow_set(const Walk *w, const TokenSet *set, int32_t most);
+
+/* grammar_same.c */
+int32_t uncounted(Closing *c, Machine *m, int32_t state);
 
 /* grammar_loops.c */
 int walk_loop(Walk *w, int32_t node, int32_t state);
