@@ -259,7 +259,7 @@ class Table:
 
     def __init__(self, rows: Sequence[Row], accepting: Sequence[bool], start: int = 0) -> None:
         """`rows` may have traps; the start must not be one."""
-        distances = _distances(rows, accepting)
+        distances = distances_of((targets for _, targets in rows), accepting)
         self.start = start
         self._accepting = accepting
         self._distances = distances
@@ -289,11 +289,14 @@ class Table:
         return 1
 
 
-def _distances(rows: Sequence[Row], accepting: Sequence[bool]) -> list[int]:
-    """Bytes to the nearest accepting state, backwards from those; -1: no way there."""
-    sources: list[list[int]] = [[] for _ in rows]
-    for state, (_, targets) in enumerate(rows):
-        for target in set(targets):
+def distances_of(targets: Iterable[Iterable[int]], accepting: Sequence[bool]) -> list[int]:
+    """Steps to the nearest accepting state, backwards from those; -1: no way there.
+
+    `targets` [states]: where one step leads; DEAD is nowhere.
+    """
+    sources: list[list[int]] = [[] for _ in accepting]
+    for state, found in enumerate(targets):
+        for target in set(found):
             if target != DEAD:
                 sources[target].append(state)
     distance = [0 if accepts else -1 for accepts in accepting]

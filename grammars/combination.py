@@ -5,13 +5,13 @@ The automata of all parts step together, and only states that are reached are ma
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from sgen.errors import GrammarError
+from sgen.grammars.automata import distances_of
 from sgen.grammars.charset import Ranges
 from sgen.grammars.regex_syntax import Tree
 from sgen.grammars.symbols import Alphabet, positions, sets_of
@@ -213,7 +213,7 @@ def combined(language: Language) -> Combined:
         classes, targets = together.row(len(edges))
         accepting.append(together.accepts(len(edges)))
         edges.append(list(zip(targets[1:], _symbols(classes)[1:], strict=True)))
-    distances = _distances(edges, accepting)
+    distances = distances_of(([t for t, _ in targets] for targets in edges), accepting)
     # The start, and then the others from far to near, by which costs are found soonest.
     live = [state for state, distance in enumerate(distances) if distance >= 0]
     live.sort(key=lambda state: -distances[state] if state > 1 else -len(edges))
@@ -228,23 +228,6 @@ def combined(language: Language) -> Combined:
     if distances[1] < 0:
         states = ()
     return Combined(alphabet, states, distances[1], MAX_STEPS - work.left)
-
-
-def _distances(edges: list[list[tuple[int, tuple[int, ...]]]], accepting: list[bool]) -> list[int]:
-    """The fewest symbols to an end; -1: there is no way to one."""
-    sources: list[list[int]] = [[] for _ in edges]
-    for state, targets in enumerate(edges):
-        for target, _ in targets:
-            sources[target].append(state)
-    distances = [0 if accepts else -1 for accepts in accepting]
-    queue = deque(state for state, accepts in enumerate(accepting) if accepts)
-    while queue:
-        state = queue.popleft()
-        for source in sources[state]:
-            if distances[source] < 0:
-                distances[source] = distances[state] + 1
-                queue.append(source)
-    return distances
 
 
 def _sets(language: Language) -> Iterator[Ranges]:
