@@ -151,7 +151,7 @@ def parse(source: str, grammar: str = "") -> list[Statement]:
 
 def _parser() -> Any:
     """Lark's parser of grammars, which it makes once."""
-    return _get_parser()  # type: ignore[no-untyped-call]
+    return _get_parser()  # type: ignore[no-untyped-call]  # lark's own
 
 
 def _syntax_error(error: UnexpectedInput, grammar: str) -> GrammarError:

@@ -196,7 +196,7 @@ def _word(word: str) -> lark_regex.Regex:
 
 def _unescaped(text: str, place: Place) -> str:
     try:
-        return str(eval_escaping(text))  # type: ignore[no-untyped-call]
+        return str(eval_escaping(text))  # type: ignore[no-untyped-call]  # lark's own
     except (LarkGrammarError, SyntaxError, ValueError):
         raise failure(f"`{text[:60]}` has an escape that means nothing", place,
                       keyword="escape") from None  # fmt: skip

@@ -39,7 +39,7 @@ def compile_grammar(spec: GrammarSpec) -> Grammar:
 
 
 front_ends = ModuleType("sgen.grammars.compile")
-front_ends.compile_grammar = compile_grammar  # type: ignore[attr-defined]
+vars(front_ends)["compile_grammar"] = compile_grammar
 sys.modules["sgen.grammars.compile"] = front_ends
 
 from sgen.grammars.compile_worker import main  # noqa: E402

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,8 @@ class Odd:
         self.command = (sys.executable, "-P", str(worker), str(folder))
         self.services: list[CompileService] = []
 
-    def service(self, **limits: float) -> CompileService:
-        service = CompileService(CompileLimits(**limits), command=self.command)  # type: ignore[arg-type]
+    def service(self, **limits: Any) -> CompileService:
+        service = CompileService(CompileLimits(**limits), command=self.command)
         self.services.append(service)
         return service
 
@@ -123,7 +124,7 @@ def test_a_refusal_is_the_one_that_is_said_here(service: CompileService, spec: G
 
 
 def test_what_is_no_spec_is_refused(service: CompileService) -> None:
-    for spec in (GrammarSpec("yaml", "a"), GrammarSpec("regex", 7)):  # type: ignore[arg-type]
+    for spec in (GrammarSpec("yaml", "a"), GrammarSpec("regex", 7)):  # type: ignore[arg-type]  # wrong on purpose
         with pytest.raises(GrammarError) as caught:
             service.compile(spec)
         assert caught.value.keyword == "spec"
