@@ -1,10 +1,11 @@
-"""Random texts of a grammar: its automaton, walked byte by byte."""
+"""Ways through a grammar: at random byte by byte, and by tokens to the end."""
 
 from __future__ import annotations
 
 import random
 
 from sgen.grammars.grammar import Grammar
+from sgen.grammars.matcher import Matcher
 
 
 def random_text(grammar: Grammar, rng: random.Random, size: int = 60) -> bytes:
@@ -27,3 +28,18 @@ def random_text(grammar: Grammar, rng: random.Random, size: int = 60) -> bytes:
         target = rng.choice(sorted({t for _, t in choices}))
         byte, state = rng.choice([c for c in choices if c[1] == target])
         text.append(byte)
+
+
+def close(matcher: Matcher, num_tokens: int) -> None:
+    """Accept tokens to a complete text: some token always lowers the bound."""
+    while matcher.shortest_close():
+        bound = matcher.shortest_close()
+        ways = []
+        for token in range(num_tokens):
+            fork = matcher.fork()
+            if fork.accept(token):
+                ways.append((fork.shortest_close(), token))
+        least, token = min(ways)
+        assert least <= bound - 1, (least, bound)
+        assert matcher.accept(token)
+    assert matcher.is_accepting()
