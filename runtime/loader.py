@@ -1,5 +1,8 @@
 """From a path to a model that is ready to run: config, tokenizer, weights, in this order.
 
+Where the native code can be had, weights come packed from the saved cache (packed.py) if this
+model was loaded before; else the torch decoder has them dequantized.
+
 What is cheap to check comes first, so that an unsupported model is refused before any weight is
 read.
 """
@@ -10,8 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sgen.errors import UnsupportedModelError
+from sgen.runtime.compute import Compute
+from sgen.runtime.config import ModelConfig
 from sgen.runtime.gguf import GGUFFile
 from sgen.runtime.models.decoder import Decoder
+from sgen.runtime.models.native import NativeDecoder, runs
+from sgen.runtime.packed import packed_weights
 from sgen.runtime.tokenizer import Tokenizer, tokenizer_from_folder, tokenizer_from_gguf
 from sgen.runtime.weights import Source, load_weights, open_source, read_config
 
@@ -22,22 +30,51 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     name: str
-    model: Decoder
+    model: Decoder | NativeDecoder
     tokenizer: Tokenizer
 
 
-def load_model(path: Path, progress: Progress = lambda stage, done, total: None) -> LoadedModel:
+def load_model(
+    path: Path,
+    progress: Progress = lambda stage, done, total: None,
+    *,
+    compute: Compute | None = None,
+) -> LoadedModel:
     """Read a GGUF file or a Hugging Face folder.
 
-    ModelFileError where the file is broken, UnsupportedModelError where sgen cannot run it.
+    ModelFileError where the file is broken, UnsupportedModelError where sgen cannot run it,
+    InvalidRequestError where `compute` asks for what this machine has not.
     """
     source = open_source(path)
     with source:
         config = read_config(source)
         tokenizer = _tokenizer(source, config.vocab_size)
-        weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
-        model = Decoder(config, weights, progress=lambda n, of: progress("dequantizing", n, of))
+        model = _model(source, config, progress, compute or Compute())
     return LoadedModel(path.stem if path.suffix == ".gguf" else path.name, model, tokenizer)
+
+
+def _model(
+    source: Source, config: ModelConfig, progress: Progress, compute: Compute
+) -> Decoder | NativeDecoder:
+    library = compute.library()
+    if library is not None and not runs(config):
+        if compute.path == "native":
+            raise UnsupportedModelError(
+                f"{source.path}: the native path has no heads of {config.head_dim} dimensions",
+                hint='choose the "torch" path',
+            )
+        library = None
+    if library is None:
+        weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
+        return Decoder(config, weights, progress=lambda n, of: progress("dequantizing", n, of))
+    packed = packed_weights(source, config, lambda n, of: progress("reading", n, of))
+    return NativeDecoder(
+        library,
+        config,
+        packed,
+        threads=compute.num_threads(),
+        kv_cache_dtype=compute.kv_cache_dtype or "bf16",
+    )
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sgen.runtime.ggml import GGMLType, dequantize
+from sgen.kernels.packing import FLOATS, Coding, PackedMatrix, pack, pack_floats
+from sgen.runtime.ggml import GGMLType, dequantize, split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,20 @@ class QuantTensor:
         if isinstance(self.data, Tensor):
             return self._convert(self.data[rows])
         return self._convert(self.data[rows.numpy()])
+
+    def pack(self) -> PackedMatrix:
+        """As the decoder's C code reads it; the weights are the same, bit for bit.
+
+        ValueError: a scale is infinite or NaN.
+        """
+        data, kind = self.data, self.kind
+        if isinstance(data, Tensor):
+            raw = data.contiguous().view(torch.uint8).numpy()
+            return pack_floats(raw, Coding(FLOATS[data.dtype]))
+        assert isinstance(kind, GGMLType)
+        if kind.split is None:
+            return pack_floats(data, kind.coding)
+        return pack(*self.shape, kind.coding, lambda first, end: split(data[first:end], kind))
 
     def _convert(self, data: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         if isinstance(data, Tensor):

@@ -44,8 +44,8 @@ _HARMLESS = re.compile(r"rope_freqs\.weight|(model\.layers\.\d+\.self_attn\.)?ro
 
 
 @dataclass(frozen=True, slots=True)
-class _Expected:
-    """A tensor that the config asks for; `rotated` is set where RoPE turns its rows' outputs."""
+class Expected:
+    """A tensor [N, K] or [n] that the config asks for; RoPE turns the outputs of `rotated` rows."""
 
     name: str
     gguf_name: str
@@ -75,60 +75,68 @@ def load_weights(
     tensor is missing or has another shape or type than the config asks for; UnsupportedModelError:
     there is a tensor that the decoder would leave out.
     """
-    expected = _checked(source, config)
-    total = sum(_nbytes(source, e) for e in expected)
+    expected = checked_weights(source, config)
+    total = sum(stored_bytes(source, e) for e in expected)
     weights: Weights = {}
     done = 0
     progress(done, total)
     for entry in expected:
-        load = _matrix if len(entry.shape) == 2 else _vector
-        weights[entry.name] = load(source, config, entry)
-        done += _nbytes(source, entry)
+        weights[entry.name] = load_weight(source, config, entry)
+        done += stored_bytes(source, entry)
         progress(done, total)
     return weights
 
 
-def _expected(config: ModelConfig) -> Iterator[_Expected]:
+def load_weight(source: Source, config: ModelConfig, entry: Expected) -> QuantTensor | Tensor:
+    """One of `checked_weights`, as `load_weights` gives it."""
+    load = _matrix if len(entry.shape) == 2 else _vector
+    return load(source, config, entry)
+
+
+def _expected(config: ModelConfig) -> Iterator[Expected]:
     """Lazily, so that a file's claim of many layers costs nothing before it is found false."""
     vocabulary = (config.vocab_size, config.hidden_size)
-    yield _Expected("model.embed_tokens.weight", "token_embd.weight", vocabulary)
+    yield Expected("model.embed_tokens.weight", "token_embd.weight", vocabulary)
     for i in range(config.num_layers):
         for entry in _layer(config):
             name, gguf_name = f"model.layers.{i}.{entry.name}", f"blk.{i}.{entry.gguf_name}"
             yield replace(entry, name=name, gguf_name=gguf_name)
-    yield _Expected("model.norm.weight", "output_norm.weight", (config.hidden_size,))
+    yield Expected("model.norm.weight", "output_norm.weight", (config.hidden_size,))
     if not config.tie_embeddings:
-        yield _Expected("lm_head.weight", "output.weight", vocabulary)
+        yield Expected("lm_head.weight", "output.weight", vocabulary)
 
 
-def _layer(config: ModelConfig) -> Iterator[_Expected]:
+def _layer(config: ModelConfig) -> Iterator[Expected]:
     """The tensors of any one layer, by their names within it."""
     hidden, wide = config.hidden_size, config.intermediate_size
     q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    yield _Expected("input_layernorm.weight", "attn_norm.weight", (hidden,))
+    yield Expected("input_layernorm.weight", "attn_norm.weight", (hidden,))
     for letter, size, rotated in (("q", q_size, True), ("k", kv_size, True), ("v", kv_size, False)):
         name, gguf_name = f"self_attn.{letter}_proj", f"attn_{letter}"
-        yield _Expected(f"{name}.weight", f"{gguf_name}.weight", (size, hidden), rotated)
+        yield Expected(f"{name}.weight", f"{gguf_name}.weight", (size, hidden), rotated)
         if config.qkv_bias:
-            yield _Expected(f"{name}.bias", f"{gguf_name}.bias", (size,), rotated)
+            yield Expected(f"{name}.bias", f"{gguf_name}.bias", (size,), rotated)
     if config.qk_norm:
         for letter in "qk":
             name, gguf_name = f"self_attn.{letter}_norm.weight", f"attn_{letter}_norm.weight"
-            yield _Expected(name, gguf_name, (config.head_dim,))
-    yield _Expected("self_attn.o_proj.weight", "attn_output.weight", (hidden, q_size))
+            yield Expected(name, gguf_name, (config.head_dim,))
+    yield Expected("self_attn.o_proj.weight", "attn_output.weight", (hidden, q_size))
     if config.o_bias:
-        yield _Expected("self_attn.o_proj.bias", "attn_output.bias", (hidden,))
-    yield _Expected("post_attention_layernorm.weight", "ffn_norm.weight", (hidden,))
-    yield _Expected("mlp.gate_proj.weight", "ffn_gate.weight", (wide, hidden))
-    yield _Expected("mlp.up_proj.weight", "ffn_up.weight", (wide, hidden))
-    yield _Expected("mlp.down_proj.weight", "ffn_down.weight", (hidden, wide))
+        yield Expected("self_attn.o_proj.bias", "attn_output.bias", (hidden,))
+    yield Expected("post_attention_layernorm.weight", "ffn_norm.weight", (hidden,))
+    yield Expected("mlp.gate_proj.weight", "ffn_gate.weight", (wide, hidden))
+    yield Expected("mlp.up_proj.weight", "ffn_up.weight", (wide, hidden))
+    yield Expected("mlp.down_proj.weight", "ffn_down.weight", (hidden, wide))
 
 
-def _checked(source: Source, config: ModelConfig) -> list[_Expected]:
-    """What the config asks for, once all of it is known to be there, and nothing more."""
+def checked_weights(source: Source, config: ModelConfig) -> list[Expected]:
+    """What the config asks for, once all of it is known to be there, and nothing more.
+
+    Errors as `load_weights` has them; nothing but the headers is read.
+    """
     expected = []
     for entry in _expected(config):
-        name = _stored_name(source, entry)
+        name = stored_name(source, entry)
         tensor = source.tensors.get(name)
         if tensor is None:
             _fail(source, name, f"is missing; expected the shape {list(entry.shape)}")
@@ -137,7 +145,7 @@ def _checked(source: Source, config: ModelConfig) -> list[_Expected]:
         if len(entry.shape) == 1 and _type_name(source, name) not in _PLAIN:
             _fail(source, name, f"is {_type_name(source, name)}, not one of {', '.join(_PLAIN)}")
         expected.append(entry)
-    known = {_stored_name(source, entry) for entry in expected}
+    known = {stored_name(source, entry) for entry in expected}
     if config.tie_embeddings:
         known.add("lm_head.weight")  # a copy of the embedding, which some files have
     for name in source.tensors:
@@ -152,7 +160,8 @@ def _fail(source: Source, name: str, message: str) -> NoReturn:
     raise ModelFileError(message, path=str(source.path), where=f"tensor {name}")
 
 
-def _stored_name(source: Source, entry: _Expected) -> str:
+def stored_name(source: Source, entry: Expected) -> str:
+    """What the file calls it."""
     return entry.gguf_name if isinstance(source, GGUFFile) else entry.name
 
 
@@ -162,7 +171,8 @@ def _type_name(source: Source, name: str) -> str:
     return source.tensors[name].dtype
 
 
-def _nbytes(source: Source, entry: _Expected) -> int:
+def stored_bytes(source: Source, entry: Expected) -> int:
+    """Its size in the file."""
     if isinstance(source, GGUFFile):
         return source.tensors[entry.gguf_name].nbytes
     elements = 1
@@ -171,7 +181,7 @@ def _nbytes(source: Source, entry: _Expected) -> int:
     return elements * DTYPES[source.tensors[entry.name].dtype].itemsize
 
 
-def _matrix(source: Source, config: ModelConfig, entry: _Expected) -> QuantTensor:
+def _matrix(source: Source, config: ModelConfig, entry: Expected) -> QuantTensor:
     rows, columns = entry.shape
     if isinstance(source, HFFolder):
         tensor = source.tensor(entry.name)
@@ -185,7 +195,7 @@ def _matrix(source: Source, config: ModelConfig, entry: _Expected) -> QuantTenso
     return QuantTensor((rows, columns), data, source.tensors[entry.gguf_name].ggml_type)
 
 
-def _vector(source: Source, config: ModelConfig, entry: _Expected) -> Tensor:
+def _vector(source: Source, config: ModelConfig, entry: Expected) -> Tensor:
     if isinstance(source, HFFolder):
         return source.tensor(entry.name).to(torch.float32, copy=True)
     info = source.tensors[entry.gguf_name]

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     from sgen.frontend.state import Branches as Branches
     from sgen.frontend.state import State as State
     from sgen.protocol import Usage as Usage
+    from sgen.runtime.compute import Compute as Compute
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "sgen.engine",
+    "Compute": "sgen.runtime.compute",
     "SgenError": "sgen.errors",
     "UnsupportedModelError": "sgen.errors",
     "ProgramError": "sgen.errors",

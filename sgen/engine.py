@@ -36,6 +36,7 @@ from sgen.protocol import (
 from sgen.runtime.batch import PAGE_SIZE
 from sgen.runtime.chat import PromptEncoder
 from sgen.runtime.choice import OptionTrie, check_options
+from sgen.runtime.compute import Compute
 from sgen.runtime.engine import EngineCore, EngineStats
 from sgen.runtime.hub import resolve_model
 from sgen.runtime.jobs import Handle
@@ -65,9 +66,8 @@ class Engine:
         debug: bool = False,
     ) -> None:
         config = loaded.model.config
-        token_bytes = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim
         if cache_tokens is None:
-            cache_tokens = max(2048, CACHE_BYTES // token_bytes)
+            cache_tokens = max(2048, CACHE_BYTES // loaded.model.kv_bytes_per_token)
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._vocabulary = loaded.tokenizer.vocabulary
         self._service = CompileService(compile_limits)
@@ -94,6 +94,7 @@ class Engine:
         model: str | os.PathLike[str] | None = None,
         *,
         cache_tokens: int | None = None,
+        compute: Compute | None = None,
         limits: Limits | None = None,
         compile_limits: CompileLimits | None = None,
         progress: bool | None = None,
@@ -101,14 +102,15 @@ class Engine:
         """Load a GGUF file, a Hugging Face folder, or a model by its name.
 
         `model=None` is the embedded SmolLM2, which is pulled at first use.  `cache_tokens` is the
-        size of the KV cache (default: what 1 GiB holds); `compile_limits` are those of compiling
-        a grammar.  `progress` shows bars on stderr (default: where that is a terminal).
+        size of the KV cache (default: what 1 GiB holds); `compute` says which code, how many
+        threads, and the type of keys and values; `compile_limits` are those of compiling a
+        grammar.  `progress` shows bars on stderr (default: where that is a terminal).
         ModelNotFoundError, ModelFileError and UnsupportedModelError say what is wrong with a
         model.
         """
         with ProgressBar(enabled=sys.stderr.isatty() if progress is None else progress) as bar:
             path = resolve_model(model, progress=lambda n, of: bar.update("pulling", n, of))
-            loaded = load_model(Path(path), progress=bar.update)
+            loaded = load_model(Path(path), progress=bar.update, compute=compute)
         return cls(loaded, cache_tokens=cache_tokens, limits=limits, compile_limits=compile_limits)
 
     # --- Backend -------------------------------------------------------------------------------

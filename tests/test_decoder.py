@@ -1,4 +1,7 @@
-"""The decoder against transformers: small random models of every family, saved as folders."""
+"""Both decoders against transformers: small random models of every family, saved as folders.
+
+Their weights are floats, which the native decoder computes in fp32 as well.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,12 @@ import pytest
 import torch
 import transformers
 
+from sgen.runtime import packed
 from sgen.runtime.batch import Batch
+from sgen.runtime.compute import Compute, ComputePath, KVCacheDtype
 from sgen.runtime.models.decoder import Decoder
+from sgen.runtime.models.native import NativeDecoder
+from sgen.runtime.packed import packed_weights
 from sgen.runtime.weights import load_weights, open_source, read_config
 from tests.batches import batch_of
 
@@ -65,21 +72,41 @@ def reference(family: str) -> transformers.PreTrainedModel:
     return model
 
 
-def ours(folder: Path) -> Decoder:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed weights of these models are not for the user's cache; the compiled code is."""
+    monkeypatch.setattr(packed, "cache_folder", lambda: tmp_path / "cache")
+
+
+def ours(
+    folder: Path, path: ComputePath, kind: KVCacheDtype = "fp32", threads: int = 2
+) -> Decoder | NativeDecoder:
     with open_source(folder) as source:
         config = read_config(source)
-        return Decoder(config, load_weights(source, config))
+        if path == "torch":
+            return Decoder(config, load_weights(source, config))
+        library = Compute().library()
+        if library is None:
+            pytest.skip("there is no native code on this machine")
+        weights = packed_weights(source, config)
+        return NativeDecoder(library, config, weights, threads=threads, kv_cache_dtype=kind)
 
 
+each_path = pytest.mark.parametrize("path", ["torch", "native"])
+
+
+@each_path
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_equal_transformers(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_logits_equal_transformers(
+    family: str, dtype: torch.dtype, path: ComputePath, tmp_path: Path
+) -> None:
     stored = reference(family).to(dtype)
     stored.save_pretrained(tmp_path, max_shard_size="60KB" if dtype == torch.float32 else "5GB")
     # Read back, since casting a model to bf16 also rounds its rotary frequencies.
     theirs = type(stored).from_pretrained(tmp_path, dtype=torch.float32)
     assert dtype != torch.float32 or (tmp_path / "model.safetensors.index.json").exists()
-    model = ours(tmp_path)
+    model = ours(tmp_path, path)
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(0, 320, (n,), generator=generator).tolist() for n in (1, 16, 47, 130)]
     got = model.forward(batch_of(prompts), model.allocate(40))
@@ -88,28 +115,31 @@ def test_logits_equal_transformers(family: str, dtype: torch.dtype, tmp_path: Pa
     torch.testing.assert_close(got, torch.cat(want), atol=2e-4, rtol=1e-4)
 
 
-def test_chunks_and_neighbours_change_no_bit(tmp_path: Path) -> None:
+@each_path
+def test_chunks_and_neighbours_change_no_bit(path: ComputePath, tmp_path: Path) -> None:
     reference("mistral-window").save_pretrained(tmp_path)
-    model = ours(tmp_path)
+    model = ours(tmp_path, path)
     tokens = torch.randint(0, 320, (301,), generator=torch.Generator().manual_seed(3)).tolist()
-    whole = model.forward(batch_of([tokens]), model.allocate(20))
+    whole = model.forward(batch_of([tokens]), model.allocate(20)).clone()
     for size in (1, 7, 64):
         cache = model.allocate(20)
         parts: list[Batch] = [
             batch_of([tokens[: min(start + size, 301)]], computed=[start])
             for start in range(0, 301, size)
         ]
-        assert torch.equal(torch.cat([model.forward(b, cache) for b in parts]), whole), size
+        got = torch.cat([model.forward(b, cache).clone() for b in parts])
+        assert torch.equal(got, whole), size
     crowd = model.forward(batch_of([tokens[:5], tokens, tokens[100:190]]), model.allocate(40))
     assert torch.equal(crowd[5:306], whole)
 
 
-def test_copied_pages_hold_the_same_keys_and_values(tmp_path: Path) -> None:
+@each_path
+def test_copied_pages_hold_the_same_keys_and_values(path: ComputePath, tmp_path: Path) -> None:
     reference("qwen3").save_pretrained(tmp_path)
-    model = ours(tmp_path)
+    model = ours(tmp_path, path)
     tokens = list(range(40))
     cache = model.allocate(8)
-    want = model.forward(batch_of([tokens]), cache)[-1]
+    want = model.forward(batch_of([tokens]), cache)[-1].clone()
     for page in range(3):
         cache.copy_page(page, page + 4)
     again = batch_of([tokens], computed=[39], first_pages=[4])

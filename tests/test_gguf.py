@@ -234,7 +234,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         (lambda raw: raw[:4] + struct.pack("<I", 1) + raw[8:], "version 1"),
         (lambda raw: raw[:4] + struct.pack("<I", 4) + raw[8:], "version 4"),
         (lambda raw: raw[:4] + struct.pack(">I", 3) + raw[8:], "big-endian"),
-        (replaced(FIRST + struct.pack("<I", 0), FIRST + struct.pack("<I", 20)), "first is IQ4_NL"),
+        (replaced(FIRST + struct.pack("<I", 0), FIRST + struct.pack("<I", 21)), "first is IQ3_S"),
     ],
 )
 def test_sound_but_unsupported(change: Callable[[bytes], bytes], word: str, tmp_path: Path) -> None:

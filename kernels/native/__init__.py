@@ -47,12 +47,15 @@ class Library:
 
 
 @lru_cache(maxsize=16)
-def load(name: str) -> Library | None:
-    """The library of a name; None, with a warning the first time, if it cannot be had."""
+def load(name: str, options: tuple[str, ...] = (NATIVE,)) -> Library | None:
+    """The library of a name; None, with a warning the first time, if it cannot be had.
+
+    `options` are given to the compiler; without them it makes code for any processor of this kind.
+    """
     if os.environ.get("SGEN_NATIVE") == "0":
         return None
     try:
-        return Library(build(name))
+        return Library(build(name, options))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"no native code for {name} ({error!s:.500}): slower Python code is used instead",
@@ -62,7 +65,7 @@ def load(name: str) -> Library | None:
         return None
 
 
-def build(name: str) -> Path:
+def build(name: str, options: tuple[str, ...] = (NATIVE,)) -> Path:
     """The file of a library, compiled if it is not there yet.
 
     RuntimeError if there is no compiler or it fails; OSError if nothing can be written.
@@ -72,15 +75,16 @@ def build(name: str) -> Path:
     if compiler is None:
         raise RuntimeError("there is no C compiler")
     sources = sorted(_HERE.glob(f"{name}*.c"))
-    path = cache_folder() / "native" / f"{name}-{_key(name, compiler, words[1:])}.so"
+    path = cache_folder() / "native" / f"{name}-{_key(name, compiler, [*words[1:], *options])}.so"
     if _is_ours(path):
         return path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     failure = ""
-    for flags in ((*FLAGS, NATIVE), FLAGS):  # not every compiler knows this processor
+    known = tuple(o for o in options if o != NATIVE)
+    for flags in dict.fromkeys((options, known)):  # not every compiler knows this processor
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            command = [compiler, *words[1:], *flags, "-o", str(made), *map(str, sources)]
+            command = [compiler, *words[1:], *FLAGS, *flags, "-o", str(made), *map(str, sources)]
             done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
             if done.returncode == 0:
                 made.chmod(0o700)  # whatever the umask: `_is_ours` must know it again

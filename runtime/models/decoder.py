@@ -81,6 +81,10 @@ class Decoder:
     def context_length(self) -> int:
         return self.config.context_length
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return 2 * 4 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim
+
     def allocate(self, num_pages: int) -> PagedKV:
         return PagedKV(self.config, num_pages)
 

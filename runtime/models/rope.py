@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +24,25 @@ class Rope:
         """positions int64 [T] -> cos, sin fp32 [T, R/2]."""
         angles = positions.to(torch.float32)[:, None] * self._frequencies
         return angles.cos() * self._amplitude, angles.sin() * self._amplitude
+
+
+class RopeTable:
+    """The rows of `Rope` for positions 0, 1, ..., as many as were asked for so far."""
+
+    BLOCK = 4096  # positions that are computed at once, always the same ones
+
+    def __init__(self, config: RopeConfig) -> None:
+        self._rope = Rope(config)
+        self._cos = self._sin = np.empty((0, config.rotary_dim // 2), np.float32)
+
+    def upto(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """cos and sin, fp32 [at least `count`, R/2]; valid for as long as the caller holds them."""
+        while len(self._cos) < count:
+            start = len(self._cos)
+            cos, sin = self._rope(torch.arange(start, start + self.BLOCK))
+            self._cos = np.concatenate([self._cos, cos.numpy()])
+            self._sin = np.concatenate([self._sin, sin.numpy()])
+        return self._cos, self._sin
 
 
 def frequencies(config: RopeConfig) -> Tensor:

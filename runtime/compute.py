@@ -1,0 +1,89 @@
+"""How a model is computed: by which code, on how many threads, with which keys and values."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import msgspec
+import torch
+
+from sgen.errors import InvalidRequestError
+from sgen.kernels import isa, native
+
+KVCacheDtype = Literal["fp32", "bf16", "int8"]
+ComputePath = Literal["auto", "native", "torch"]
+
+MAX_THREADS = 1024
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """What the user may say of it.
+
+    `path`: "native" is C on quantized weights and activations (fast); "torch" dequantizes all
+    weights to fp32 (exact, and several times slower); "auto" is native where this machine has
+    it.  `threads`: default `SGEN_THREADS`, else the machine's cores.  `kv_cache_dtype`: how keys
+    and values are kept, default "bf16" (with the torch path "fp32", its only one).
+    """
+
+    path: ComputePath = "auto"
+    threads: int | None = None
+    kv_cache_dtype: KVCacheDtype | None = None
+
+    def __post_init__(self) -> None:
+        _check("compute", self.path, get_args(ComputePath))
+        if self.kv_cache_dtype is not None:
+            _check("kv_cache_dtype", self.kv_cache_dtype, get_args(KVCacheDtype))
+        if self.threads is not None:
+            _check_threads("threads", self.threads)
+        if self.path == "torch" and self.kv_cache_dtype not in (None, "fp32"):
+            raise InvalidRequestError(
+                f"the torch path keeps keys and values in fp32, not {self.kv_cache_dtype}",
+                param="kv_cache_dtype",
+                hint="leave kv_cache_dtype out, or choose the native path",
+            )
+
+    def num_threads(self) -> int:
+        """How many threads a step runs on."""
+        if self.threads is not None:
+            return self.threads
+        said = os.environ.get("SGEN_THREADS")
+        if not said:
+            return torch.get_num_threads()
+        try:
+            threads = int(said)
+        except ValueError:
+            threads = 0
+        _check_threads("SGEN_THREADS", threads)
+        return threads
+
+    def library(self) -> native.Library | None:
+        """The decoder's C code, or None for the torch path.
+
+        With "auto" a missing compiler is a warning, with "native" an InvalidRequestError.
+        """
+        if self.path == "torch":
+            return None
+        try:
+            name = isa.chosen()
+        except ValueError as error:
+            raise InvalidRequestError(str(error), param="SGEN_ISA") from None
+        library = None if name is None else isa.load(name)
+        if library is None and (self.path == "native" or self.kv_cache_dtype in ("bf16", "int8")):
+            reason = "an unknown processor" if name is None else "no C compiler, or SGEN_NATIVE=0"
+            raise InvalidRequestError(
+                f"the native path cannot be had on this machine: {reason}",
+                param="compute",
+                hint='install a C compiler, or choose the "torch" path',
+            )
+        return library
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidRequestError(f"{name} is {value!r}, not one of {', '.join(known)}", param=name)
+
+
+def _check_threads(name: str, threads: int) -> None:
+    if not 1 <= threads <= MAX_THREADS:
+        raise InvalidRequestError(f"{name} must be a number from 1 to {MAX_THREADS}", param=name)

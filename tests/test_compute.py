@@ -1,0 +1,128 @@
+"""What a user may say of how a model is computed, and which instruction set is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sgen
+from sgen.errors import InvalidRequestError
+from sgen.kernels import isa, native
+from sgen.runtime import compute as module
+from sgen.runtime.compute import Compute
+from sgen.runtime.loader import load_model
+from sgen.runtime.models.decoder import Decoder
+
+needs_native = pytest.mark.skipif(
+    isa.chosen() is None or isa.load(isa.chosen() or "") is None, reason="no native code here"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"path": "gpu"}, "compute"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype"),
+        ({"threads": 0}, "threads"),
+        ({"threads": 1025}, "threads"),
+        ({"path": "torch", "kv_cache_dtype": "int8"}, "kv_cache_dtype"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        Compute(**options)
+    assert caught.value.param == param
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGEN_THREADS", raising=False)
+    assert Compute(threads=3).num_threads() == 3
+    assert Compute().num_threads() >= 1
+    monkeypatch.setenv("SGEN_THREADS", "5")
+    assert Compute().num_threads() == 5
+    assert Compute(threads=1).num_threads() == 1, "what is said in the program counts"
+    for bad in ("two", "0", "-1"):
+        monkeypatch.setenv("SGEN_THREADS", bad)
+        with pytest.raises(InvalidRequestError, match="SGEN_THREADS"):
+            Compute().num_threads()
+
+
+def test_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGEN_ISA", raising=False)
+    modern = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx2",
+                        "fma", "f16c"})  # fmt: skip
+    for abilities, best, runs in [
+        (modern, "avx512vnni", ["avx512vnni", "avx2", "portable"]),
+        (modern - {"avx512_vnni"}, "avx2", ["avx2", "portable"]),
+        (frozenset({"asimd", "asimddp", "fphp"}), "neon", ["neon", "portable"]),
+        (frozenset({"avx2"}), None, ["portable"]),
+    ]:
+        monkeypatch.setattr(isa, "_abilities", lambda found=abilities: found)
+        assert isa.chosen() == best
+        assert isa.supported() == runs
+    monkeypatch.setenv("SGEN_ISA", "portable")
+    assert isa.chosen() == "portable"
+    monkeypatch.setenv("SGEN_ISA", "avx2")
+    with pytest.raises(ValueError, match="this machine runs portable"):
+        isa.chosen()
+    with pytest.raises(InvalidRequestError, match="SGEN_ISA=avx2"):
+        Compute().library()
+
+
+def test_without_native_code_the_torch_path_is_taken(
+    monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
+) -> None:
+    monkeypatch.setattr(module.isa, "load", lambda name: None)
+    assert Compute().library() is None
+    assert isinstance(load_model(smollm2_path).model, Decoder)
+    for asked in (Compute("native"), Compute(kv_cache_dtype="int8")):
+        with pytest.raises(InvalidRequestError, match="native path") as caught:
+            asked.library()
+        assert "torch" in caught.value.hint
+
+
+def test_an_unknown_processor_takes_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGEN_ISA", raising=False)
+    monkeypatch.setattr(isa, "_abilities", lambda: frozenset[str]())
+    assert Compute().library() is None
+    with pytest.raises(InvalidRequestError, match="unknown processor"):
+        Compute("native").library()
+
+
+@needs_native
+@pytest.mark.parametrize("name", isa.supported())
+def test_every_instruction_set_gives_the_same_text(
+    name: str, monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
+) -> None:
+    @sgen.program
+    async def count(s: sgen.State) -> str:
+        s += "One, two, three, four,"
+        return await s.gen(max_tokens=6, temperature=0)
+
+    outputs = []
+    for chosen in (isa.supported()[0], name):
+        monkeypatch.setenv("SGEN_ISA", chosen)
+        with sgen.Engine.load(smollm2_path, cache_tokens=256) as engine:
+            outputs.append(count.with_options(engine=engine).run().output)
+    assert outputs[0] == outputs[1]
+    assert "five" in outputs[0]
+
+
+@needs_native
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+def test_the_cache_is_as_large_as_it_says(kind: module.KVCacheDtype, smollm2_path: Path) -> None:
+    model = load_model(smollm2_path, compute=Compute(kv_cache_dtype=kind)).model
+    # 30 layers of 3 heads of 64 dimensions, keys and values; with int8 two fp32 scales a head.
+    per_value = {"fp32": 4, "bf16": 2, "int8": 1}[kind]
+    scales = 30 * 3 * 2 * 4 if kind == "int8" else 0
+    assert model.kv_bytes_per_token == 2 * 30 * 3 * 64 * per_value + scales
+
+
+def test_the_torch_library_is_not_asked_for_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> native.Library | None:
+        pytest.fail("compiled although torch was asked for")
+
+    monkeypatch.setattr(module.isa, "load", fail)
+    assert Compute("torch").library() is None
