@@ -292,11 +292,13 @@ class EngineCore:
         self._take_arrivals()
         plan = self._scheduler.schedule()
         if plan:
-            jobs = (self._live[e.request] for e in plan if e.logit_positions)
-            self._masks.begin([job for job in jobs if isinstance(job, Generation)])
+            jobs = [self._live[e.request] for e in plan if e.logit_positions]
             try:
+                batch = build_batch(plan)
+                # Last of all: while they are made, the model has let go of Python's lock.
+                self._masks.begin([job for job in jobs if isinstance(job, Generation)])
                 with torch.inference_mode():
-                    logits = self._model.forward(build_batch(plan), self._kv)
+                    logits = self._model.forward(batch, self._kv)
             except Exception as error:
                 self._masks.wait()
                 self._fail_step(plan, error)
@@ -340,9 +342,12 @@ class EngineCore:
         for job, sampled in zip(picked, sample(logits, picks), strict=True):
             if isinstance(sampled, Exception):
                 self._fail(job, sampled)
-            else:
-                self._scheduler.counters.decoded_tokens += 1
-                self._guard(job, self._advance, job, sampled)
+                continue
+            self._scheduler.counters.decoded_tokens += 1
+            try:
+                self._advance(job, sampled)
+            except Exception as error:  # of its matcher or its callback
+                self._fail(job, error)
 
     def _advance(self, job: Generation, sampled: Sampled) -> None:
         chunk = job.push(sampled)

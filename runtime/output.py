@@ -15,7 +15,6 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +96,9 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-class _Pending(NamedTuple):
-    """A token whose text was not shown to its end yet; `end` counts characters from the start."""
-
-    token: int
-    end: int
-    logprob: TokenLogprob | None
+_Pending = tuple[int, int, TokenLogprob | None]
+"""A token whose text was not shown to its end yet, where that is (in characters from the start),
+and what is told of it."""
 
 
 class OutputStream:
@@ -137,8 +133,8 @@ class OutputStream:
         self._eos = () if params.ignore_eos and matcher is None else self._vocabulary.eos_ids
         self._stop_tokens = frozenset(params.stop_token_ids)
         self._stops = StopStrings(params.stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_decoded = 0  # characters out of the decoder
+        self._half = b""  # the beginning of a character, whose other bytes have not come
+        self._num_decoded = 0  # characters out of whole ones, and out of what can be none
         self._num_shown = 0  # characters in chunks
         self._pending: deque[_Pending] = deque()
         self._unspelled = ""  # shown since the end of the last token id sent
@@ -173,11 +169,9 @@ class OutputStream:
             raise SgenError(f"the grammar's mask allowed token {token}, but it cannot accept it")
         if token in self._eos:
             return self.end("stop")
-        data = self._bytes(token)
-        text = self._decoder.decode(data)
-        self._num_decoded += len(text)
-        half = bool(self._decoder.getstate()[0])  # its character will be shown with a later token
-        self._pending.append(_Pending(token, self._num_decoded + half, self._logprob(sampled)))
+        text = self._decode(self._bytes(token))
+        half = bool(self._half)  # its character will be shown with a later token
+        self._pending.append((token, self._num_decoded + half, self._logprob(sampled)))
         shown, stop = self._stops.push(text)
         if stop is not None:
             return self._finish("stop", shown, stop)
@@ -188,10 +182,18 @@ class OutputStream:
 
     def end(self, reason: FinishReason, shown: str = "") -> Chunk:
         """Nothing follows: show `shown`, then what was held back."""
-        rest, stop = self._stops.push(self._decoder.decode(b"", final=True))
+        rest, stop = self._stops.push(self._decode(b"", final=True))
         if stop is not None:
             return self._finish("stop", shown + rest, stop)
         return self._finish(reason, shown + rest + self._stops.flush(), None)
+
+    def _decode(self, data: bytes, *, final: bool = False) -> str:
+        """The characters that `data` completes; at the end also what is left of half a one."""
+        data = self._half + data
+        text, used = codecs.utf_8_decode(data, "replace", final)
+        self._half = data[used:]
+        self._num_decoded += len(text)
+        return text
 
     def _complete(self) -> FinishReason | None:
         """Has the output come to its end by itself, or to its last token?"""
@@ -207,10 +209,10 @@ class OutputStream:
         base = self._num_shown - len(self._unspelled)
         self._num_shown += len(shown)
         self._unspelled += shown
-        while self._pending and self._pending[0].end <= self._num_shown:
+        while self._pending and self._pending[0][1] <= self._num_shown:
             taken.append(self._pending.popleft())
         if taken:
-            self._unspelled = self._unspelled[taken[-1].end - base :]
+            self._unspelled = self._unspelled[taken[-1][1] - base :]
         return taken
 
     def _chunk(self, shown: str) -> Chunk | None:
@@ -219,8 +221,8 @@ class OutputStream:
             return None
         return Chunk(
             text=shown,
-            token_ids=tuple(p.token for p in taken),
-            logprobs=tuple(p.logprob for p in taken if p.logprob is not None),
+            token_ids=tuple([token for token, _, _ in taken]),
+            logprobs=tuple([logprob for _, _, logprob in taken if logprob is not None]),
         )
 
     def _finish(self, reason: FinishReason, shown: str, stop: str | None) -> Chunk:
@@ -230,8 +232,8 @@ class OutputStream:
         self._pending.clear()
         return Chunk(
             text=shown,
-            token_ids=(*(p.token for p in taken), *spelled),
-            logprobs=tuple(p.logprob for p in taken if p.logprob is not None),
+            token_ids=(*[token for token, _, _ in taken], *spelled),
+            logprobs=tuple([logprob for _, _, logprob in taken if logprob is not None]),
             finish_reason=reason,
             stop=stop,
         )

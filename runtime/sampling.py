@@ -8,11 +8,15 @@ Order of operations, each on the result of the one before:
 3. temperature 0: the largest, the lowest id among equals; else logits / temperature
 4. top-k: everything at least as large as the k-th largest, so equals stay together
 5. top-p: in falling order (lower ids first among equals), up to and with the first token at which
-   the probabilities, renormalised after top-k, add up to top_p (Holtzman et al., arXiv:1904.09751)
+   the probabilities, renormalised after top-k, add up to top_p (Holtzman et al., arXiv:1904.09751).
+   They are in proportion to `weights_of`, whose sums are exact
 6. min-p: what is at least min_p times as likely as the likeliest (Nguyen et al., arXiv:2407.01082)
 7. the Gumbel-max draw: argmax of logit + noise, noise a function of (seed, position, token)
 
-Every row is computed by itself, so a result never depends on the batch.
+Every row is computed by itself, so a result never depends on the batch.  A whole step is done by
+one call of the C in kernels/native/sampling*.c, where there is a compiler.  `Sampler.sample` is the
+definition of what that does, and does it where there is none.  Both take the same tokens: what
+decides is made of the same IEEE operations in both, down to the exponential and the logarithm.
 
 The noise, in integers that a kernel can repeat bit for bit (all arithmetic modulo 2^64 or 2^32):
 
@@ -24,12 +28,14 @@ The noise, in integers that a kernel can repeat bit for bit (all arithmetic modu
     low, high  = key mod 2^32, key >> 32
     h(token)   = fmix32(fmix32(token ^ low) + high)
 
-and in floating point: u = (h + 1/2) / 2^32, noise = -log(-log(u)), between -3.14 and 22.88.
+and in floating point: u = (h + 1/2) / 2^32, noise = -log(-log(u)), between -3.14 and 22.88, with
+the logarithm of `natural_log`.
 For one key h is a permutation of the 32-bit integers, so no two tokens have the same noise.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -40,9 +46,11 @@ import torch
 from numpy.typing import NDArray
 
 from sgen.errors import SgenError
+from sgen.kernels import sampling as kernel
 from sgen.protocol import SamplingParams
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -50,7 +58,7 @@ _MASK64 = 2**64 - 1
 _MAX_NOISE = 22.9  # above the greatest value, 33 log 2 to within 1e-9
 _FEW = 256  # so few candidates get their noise at once
 _LIKELY = -4.0  # logits (over temperature) at least this near to the largest
-_MIN_TEMPERATURE = 1e-30  # keeps the division within fp32
+_TINY = 1e-30  # the least divisor, so that it is one in fp32
 
 
 class Sampled(NamedTuple):
@@ -75,13 +83,36 @@ class Pick(NamedTuple):
 
 def sample(logits: torch.Tensor, picks: Sequence[Pick]) -> list[Sampled | Exception]:
     """A token for each pick, or the error of that pick alone.  logits fp32 [R, V]."""
-    rows: Floats = logits.detach().to("cpu", torch.float32).numpy()
+    logits = logits.detach().to("cpu", torch.float32).contiguous()
+    native = kernel.library()
+    if native is not None and logits.shape[1] < kernel.MAX_VOCABULARY:
+        return _sample_native(native, logits, picks)
+    rows: Floats = logits.numpy()
     results: list[Sampled | Exception] = []
     for row, sampler, position, allowed in picks:
         try:
             results.append(sampler.sample(rows[row], position, allowed))
         except Exception as error:  # whatever it is, the other rows have nothing to do with it
             results.append(error)
+    return results
+
+
+def _sample_native(
+    native: kernel.NativeSampler, logits: torch.Tensor, picks: Sequence[Pick]
+) -> list[Sampled | Exception]:
+    flat = array("q")
+    for row, sampler, position, _ in picks:
+        flat.extend((row, position, sampler.address, 0))
+    masks = {i: pick.allowed for i, pick in enumerate(picks) if pick.allowed is not None}
+    tokens = native.choose(logits.data_ptr(), logits.shape[1], flat, masks)
+    results: list[Sampled | Exception] = []
+    for token, (row, sampler, position, _) in zip(tokens, picks, strict=True):
+        if token < 0:
+            results.append(_failure(token, position))
+        elif sampler.num_logprobs is None:
+            results.append(Sampled(token))
+        else:
+            results.append(_with_logprobs(logits[row].numpy(), token, sampler.num_logprobs))
     return results
 
 
@@ -94,6 +125,8 @@ class Sampler:
         self._bias_ids: Ids = np.array(list(params.logit_bias), dtype=np.int64)
         self._bias: Floats = np.array(list(params.logit_bias.values()), dtype=np.float32)
         self._repeats = params.repetition_penalty != 1.0
+        self._temperature = np.float32(max(params.temperature, _TINY))
+        self._repetition = np.float32(max(params.repetition_penalty, _TINY))
         self._counts_output = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self._adjusts = bool(params.logit_bias) or self._repeats or self._counts_output
         self._seen = set(prompt) if self._repeats else set()
@@ -101,18 +134,42 @@ class Sampler:
         self._output: dict[int, int] = {}  # token to its place in the two arrays
         self._output_ids = array("q")
         self._output_counts = array("f")
+        self.num_logprobs = params.logprobs
+        self._settings = self._make_settings()
+        self.address = ctypes.addressof(self._settings)  # for C
+
+    def _make_settings(self) -> kernel.Settings:
+        params = self._params
+        settings = kernel.Settings(
+            seed=self._seed & _MASK64,
+            top_p=params.top_p,
+            top_k=min(params.top_k, kernel.MAX_VOCABULARY),
+            num_bias=len(self._bias_ids),
+            bias_ids=self._bias_ids.ctypes.data,
+            bias=self._bias.ctypes.data,
+            temperature=params.temperature and self._temperature,
+            min_z=_min_z(params.min_p),
+            repetition=self._repetition,
+            frequency=params.frequency_penalty,
+            presence=params.presence_penalty,
+        )
+        settings.seen, settings.num_seen = self._seen_ids.buffer_info()
+        return settings
 
     def accept(self, token: int) -> None:
         """The token was added to the output."""
         if self._repeats and token not in self._seen:
             self._seen.add(token)
             self._seen_ids.append(token)
+            self._settings.seen, self._settings.num_seen = self._seen_ids.buffer_info()
         if self._counts_output:
             place = self._output.setdefault(token, len(self._output))
             if place == len(self._output_ids):
                 self._output_ids.append(token)
                 self._output_counts.append(0.0)
             self._output_counts[place] += 1.0
+            self._settings.output, self._settings.num_output = self._output_ids.buffer_info()
+            self._settings.counts = self._output_counts.buffer_info()[0]
 
     def sample(
         self, logits: Floats, position: int, allowed: NDArray[np.uint32] | None = None
@@ -122,11 +179,9 @@ class Sampler:
         SgenError if the logits are not numbers, or nothing that is allowed can be chosen.
         """
         best = int(logits.argmax())
-        if math.isnan(logits[best]) or logits[best] == np.inf:
-            raise SgenError(
-                f"the model's logits for position {position} are not finite",
-                hint="the weights or the numerics of this model are broken for this input",
-            )
+        if not math.isfinite(logits[best]):
+            nothing = logits[best] == -np.inf
+            raise _failure(kernel.NONE_ALLOWED if nothing else kernel.NOT_FINITE, position)
         if self._adjusts or allowed is not None or self._params.temperature > 0:
             best = self._choose(logits, position, allowed)
         if self._params.logprobs is None:
@@ -134,13 +189,17 @@ class Sampler:
         return _with_logprobs(logits, best, self._params.logprobs)
 
     def _choose(self, logits: Floats, position: int, allowed: NDArray[np.uint32] | None) -> int:
-        x = self._adjusted(logits) if self._adjusts else logits
+        x = logits
+        if self._adjusts:
+            x = self._adjusted(logits)
+            if not x.max() < np.inf:
+                raise _failure(kernel.OUT_OF_RANGE, position)
         ids: Ids | None = None  # None: x holds every token, in order
         if allowed is not None:
             ids = allowed_ids(allowed, len(logits))
             x = x[ids]
         if len(x) == 0 or (best := int(x.argmax()), x[best])[1] == -np.inf:
-            raise SgenError(f"no token is allowed at position {position}")
+            raise _failure(kernel.NONE_ALLOWED, position)
         if self._params.temperature > 0:
             kept = self._survivors(x, x[best])
             best = int(kept[self._draw(x, x[best], kept, ids, position)])
@@ -154,8 +213,9 @@ class Sampler:
         if self._repeats and self._seen_ids:
             seen = np.frombuffer(self._seen_ids, dtype=np.int64)
             value = x[seen]
-            scale = np.float32(params.repetition_penalty)
-            x[seen] = np.where(value < 0, value * scale, value / scale)
+            scale = self._repetition
+            with np.errstate(over="ignore", invalid="ignore"):  # `_choose` looks at the result
+                x[seen] = np.where(value < 0, value * scale, value / scale)
         if self._output_ids:
             output = np.frombuffer(self._output_ids, dtype=np.int64)
             counts = np.frombuffer(self._output_counts, dtype=np.float32)
@@ -165,7 +225,7 @@ class Sampler:
 
     def _scaled(self, x: Floats, top: np.float32) -> Floats:
         """Logits over temperature, the largest at 0."""
-        return (x - top) / np.float32(max(self._params.temperature, _MIN_TEMPERATURE))
+        return (x - top) / self._temperature
 
     def _survivors(self, x: Floats, top: np.float32) -> Ids:
         """The indices, rising, that top-k, top-p and min-p leave over; never empty."""
@@ -176,9 +236,10 @@ class Sampler:
         else:
             kept = np.flatnonzero(x > -np.inf)
         if params.top_p < 1.0:
-            kept = kept[_nucleus(np.exp(self._scaled(x[kept], top)), params.top_p)]
+            weights = weights_of(self._scaled(x[kept], top))
+            kept = kept[_nucleus(x[kept], weights, params.top_p)]
         if params.min_p > 0.0:
-            kept = kept[self._scaled(x[kept], top) >= math.log(params.min_p)]
+            kept = kept[self._scaled(x[kept], top) >= _min_z(params.min_p)]
         return kept
 
     def _draw(self, x: Floats, top: np.float32, kept: Ids, ids: Ids | None, position: int) -> int:
@@ -220,11 +281,47 @@ def noise_bits(key: int, tokens: Ids) -> NDArray[np.uint32]:
     return _fmix32(_fmix32(x) + np.uint32(key >> 32))
 
 
-def gumbel_noise(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
+def gumbel_noise(bits: NDArray[np.uint32]) -> Doubles:
     """Standard Gumbel noise from the integers of `noise_bits`: float64, of the same shape."""
-    u = (bits + 0.5) * 2.0**-32
-    noise: NDArray[np.float64] = -np.log(-np.log(u))
-    return noise
+    u: Doubles = (bits.astype(np.float64) + 0.5) * 2.0**-32
+    return -natural_log(-natural_log(u))
+
+
+def natural_log(y: Doubles) -> Doubles:
+    """log(y) to about 1e-16, for normal numbers above 0: the same bits as in C.
+
+    The mantissa m, between sqrt(1/2) and sqrt(2), by the series of 2 artanh((m - 1) / (m + 1)).
+    """
+    m, exponent = np.frexp(y)
+    small = m < math.sqrt(0.5)
+    m = np.where(small, m + m, m)
+    exponent = exponent - small
+    s = (m - 1.0) / (m + 1.0)
+    q = s * s
+    p = np.full_like(q, 1.0 / 21.0)
+    for k in range(19, 0, -2):
+        p = p * q + 1.0 / k
+    log: Doubles = exponent * math.log(2.0) + (s + s) * p
+    return log
+
+
+def weights_of(z: Floats) -> Doubles:
+    """exp(z) for z <= 0, to about 1e-7 of it and to a multiple of 2^-34: the same bits as in C.
+
+    Sums of less than 2^19 of them are exact, hence the same in any order.
+    """
+    z = np.maximum(z, np.float32(-30.0))
+    power = np.rint(z * np.float32(1.442695041))
+    high, low = np.float32(0.693359375), np.float32(-2.1219444e-4)  # of log(2)
+    r = (z - power * high) - power * low
+    p = np.zeros_like(r)
+    for k in (720, 120, 24, 6, 2, 1, 1):  # Taylor's series
+        p = p * r + np.float32(1.0) / np.float32(k)
+    weights: Doubles = np.ldexp(p, power.astype(np.int32)).astype(np.float64)
+    to_multiple = 1.5 * 2.0**18
+    weights += to_multiple
+    weights -= to_multiple
+    return weights
 
 
 def log_normalizer(logits: Floats) -> float:
@@ -245,18 +342,38 @@ def _fmix32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return x ^ x >> np.uint32(16)
 
 
-def _nucleus(weights: Floats, top_p: float) -> Ids:
-    """The indices, rising, of the smallest set of largest weights with `top_p` of the mass.
+def _nucleus(x: Floats, weights: Doubles, top_p: float) -> Ids:
+    """The indices, rising, of the smallest set of largest logits with `top_p` of the weight.
 
-    The tokens lighter than (1 - top_p) / n of the mass have less than 1 - top_p together, so
+    The tokens lighter than (1 - top_p) / n of the weight have less than 1 - top_p together, so
     they are outside: only the others are sorted.  (Half of that, to be safe from rounding.)
     """
-    total = float(weights.sum(dtype=np.float64))
+    total = float(weights.sum())
     heavy = np.flatnonzero(weights >= 0.5 * (1.0 - top_p) * total / len(weights))
-    order = heavy[np.argsort(-weights[heavy], kind="stable")]
-    mass = np.cumsum(weights[order], dtype=np.float64)
+    order = heavy[np.argsort(-x[heavy], kind="stable")]
+    mass = np.cumsum(weights[order])
     size = int(np.searchsorted(mass, top_p * total)) + 1
     return np.sort(order[:size])
+
+
+def _min_z(min_p: float) -> np.float32:
+    """The least logit over temperature, relative to the largest."""
+    return np.float32(math.log(min_p) if min_p > 0.0 else -np.inf)
+
+
+def _failure(code: int, position: int) -> SgenError:
+    """Why a row has no token."""
+    if code == kernel.NONE_ALLOWED:
+        return SgenError(f"no token is allowed at position {position}")
+    if code == kernel.OUT_OF_RANGE:
+        return SgenError(
+            f"the penalties make logits for position {position} that are not finite",
+            hint="use a repetition_penalty that is nearer to 1",
+        )
+    return SgenError(
+        f"the model's logits for position {position} are not finite",
+        hint="the weights or the numerics of this model are broken for this input",
+    )
 
 
 def _with_logprobs(logits: Floats, token: int, count: int) -> Sampled:

@@ -16,7 +16,6 @@ from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 from sgen.errors import InvalidRequestError
 from sgen.runtime.batch import PAGE_SIZE
@@ -63,17 +62,19 @@ class Counters:
     preemptions: int = 0
 
 
-class Extension(NamedTuple):
-    """Compute the next `num_tokens` tokens of `request`."""
+class Extension:
+    """Compute the next `num_tokens` tokens of `request`.
 
-    request: Request
-    num_tokens: int
+    `logit_positions`: those of the request's whose logits this step must give.
+    """
 
-    @property
-    def logit_positions(self) -> range:
-        """Positions of the request whose logits this step must give."""
-        start = self.request.num_computed
-        return range(max(start, self.request.first_logit), start + self.num_tokens)
+    __slots__ = ("logit_positions", "num_tokens", "request")
+
+    def __init__(self, request: Request, num_tokens: int) -> None:
+        self.request = request
+        self.num_tokens = num_tokens
+        start, first = request.num_computed, request.first_logit
+        self.logit_positions = range(start if start > first else first, start + num_tokens)
 
 
 @dataclass(slots=True)
@@ -140,14 +141,14 @@ class Scheduler:
     def schedule(self) -> list[Extension]:
         """Plan a step; empty only when there is nothing to do.  Admits and preempts."""
         self._step += 1
-        decodes = sum(r.num_remaining == 1 for r in self._running)
         limits = self._limits
-        budget = _Budget(limits.max_batch_tokens, decodes, limits.max_score_rows)
+        running = self._running.copy()
+        decoding = [request.num_remaining == 1 for request in running]
+        budget = _Budget(limits.max_batch_tokens, sum(decoding), limits.max_score_rows)
         plan: list[Extension] = []
         preemptions = self.counters.preemptions
-        for request in self._running.copy():
-            if request.num_remaining == 1:
-                budget.decodes -= 1
+        for request, decodes in zip(running, decoding, strict=True):
+            budget.decodes -= decodes
             if request.state is State.RUNNING:  # else an older one has just taken its pages
                 self._extend(request, budget, plan)
         if self.counters.preemptions == preemptions:
@@ -157,7 +158,7 @@ class Scheduler:
 
     def commit(self, extension: Extension) -> None:
         """The step has computed this extension: count it, and hand full pages to the tree."""
-        request, num_tokens = extension
+        request, num_tokens = extension.request, extension.num_tokens
         assert request.state is State.RUNNING
         assert request.node is not None
         decoding = request.num_remaining == 1 and len(request.tokens) > request.num_prompt
@@ -185,26 +186,28 @@ class Scheduler:
     def _extend(self, request: Request, budget: _Budget, plan: list[Extension]) -> None:
         """Plan the next tokens of a running request, as many as the budget and the pages allow."""
         room = budget.tokens - budget.decodes
+        computed = request.num_computed
         num_tokens = min(request.num_remaining, self._limits.prefill_chunk, room)
         if request.scores:
-            unscored = max(0, request.first_logit - request.num_computed)
+            unscored = max(0, request.first_logit - computed)
             num_tokens = min(num_tokens, unscored + budget.score_rows)
-        if num_tokens <= 0 or not self._grow(request, request.num_computed + num_tokens):
+        if num_tokens <= 0:
             return
+        if computed + num_tokens > len(request.pages) * PAGE_SIZE:
+            missing = pages_for(computed + num_tokens) - len(request.pages)
+            if not self._grow(request, missing):
+                return
         extension = Extension(request, num_tokens)
         budget.tokens -= num_tokens
         if request.scores:
             budget.score_rows -= len(extension.logit_positions)
         plan.append(extension)
 
-    def _grow(self, request: Request, num_tokens: int) -> bool:
-        """Give a running request pages for its first `num_tokens` tokens.
+    def _grow(self, request: Request, missing: int) -> bool:
+        """Give a running request the pages that it lacks.
 
         Preempts the youngest until there is room; False if that was the request itself.
         """
-        missing = pages_for(num_tokens) - len(request.pages)
-        if missing <= 0:
-            return True
         while self._num_available < missing:
             self._preempt(self._running[-1])
             if request.state is not State.RUNNING:

@@ -155,7 +155,8 @@ def _token_bytes(
     """Bytes of each token: b"" for special ones and for ids that no token has."""
     parts = (tokenizer.pre_tokenizer, tokenizer.decoder)
     byte_level = any("ByteLevel" in str(p) for p in parts)
-    byte_of, hidden = _byte_of_char(), set(special)
+    hidden = set(special)
+    byte_of = dict.fromkeys(range(0x100), 0x100) | {ord(c): b for c, b in _byte_of_char().items()}
     out = [b""] * size
     for token, i in tokenizer.get_vocab(with_added_tokens=True).items():
         if i >= size or i in hidden:
@@ -163,8 +164,10 @@ def _token_bytes(
         if i in plain:
             out[i] = plain[i].encode()
         elif byte_level:
-            known = all(c in byte_of for c in token)
-            out[i] = bytes(byte_of[c] for c in token) if known else token.encode()
+            try:
+                out[i] = token.translate(byte_of).encode("latin-1")
+            except UnicodeEncodeError:  # characters that stand for no byte
+                out[i] = token.encode()
         elif re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             out[i] = bytes([int(token[3:5], 16)])
         else:

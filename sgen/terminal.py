@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import msgspec
 
 from sgen.errors import SgenError
-from sgen.frontend.events import Run, Span
+
+if TYPE_CHECKING:  # an engine alone does not need the language
+    from sgen.frontend.events import Run, Span
 
 REFRESH_SECONDS = 0.1
 _WIDTH = 24

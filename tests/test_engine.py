@@ -92,11 +92,9 @@ def settled(engine: sgen.Engine) -> EngineStats:
 
 def test_one_answer(engine: sgen.Engine) -> None:
     params = SamplingParams(max_tokens=12)
-    request = GenerateRequest(
-        id="one", prompt=asked("What is the capital of France?"), params=params
-    )
+    request = GenerateRequest(id="one", prompt=asked("Say hello to the world."), params=params)
     chunks = asyncio.run(collect(engine, request))
-    assert "Paris" in texts(chunks)
+    assert texts(chunks).startswith("Hello")
     assert chunks[-1].finish_reason in ("stop", "length")
     usage = chunks[-1].usage
     assert usage is not None

@@ -40,6 +40,7 @@ from sgen.errors import (
     InvalidRequestError,
     SgenError,
 )
+from sgen.kernels import sampling as kernel
 from sgen.protocol import SamplingParams, Usage
 from sgen.runtime.engine import EngineCore
 from sgen.runtime.jobs import Handle
@@ -49,6 +50,11 @@ from sgen.runtime.scheduler import Limits
 
 GREEDY = SamplingParams(max_tokens=24)
 RANDOM = SamplingParams(max_tokens=24, temperature=0.9, top_p=0.95, seed=5)
+
+
+@pytest.fixture
+def without_native_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: None)
 
 
 class Bench:
@@ -124,6 +130,15 @@ def test_text_is_that_of_a_solo_run(params: SamplingParams, num_pages: int, limi
     if num_pages == 22:
         assert bench.core.stats().counters.preemptions > 0
     bench.assert_idle()
+
+
+@pytest.mark.usefixtures("without_native_sampler")
+def test_text_is_the_same_without_the_sampler_in_c() -> None:
+    bench = Bench(200)
+    sinks = [bench.submit(p, RANDOM) for p in PROMPTS[:6]]
+    bench.run()
+    for prompt, sink in zip(PROMPTS, sinks, strict=False):
+        assert sink.tokens == bench.expected(prompt, RANDOM)
 
 
 def test_a_cache_hit_changes_nothing_and_is_counted() -> None:
@@ -522,6 +537,7 @@ def test_a_failing_callback_fails_its_request_only() -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError, FloatingPointError])
+@pytest.mark.usefixtures("without_native_sampler")
 def test_a_failing_sampler_fails_its_request_only(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sgen.errors import SgenError
+from sgen.kernels import sampling as kernel
 from sgen.protocol import SamplingParams
 from sgen.runtime.sampling import (
     Pick,
@@ -20,9 +21,11 @@ from sgen.runtime.sampling import (
     Sampler,
     allowed_ids,
     gumbel_noise,
+    natural_log,
     noise_bits,
     noise_key,
     sample,
+    weights_of,
 )
 
 FIVE = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05])).astype(np.float32)
@@ -110,6 +113,39 @@ def test_noise_is_standard_gumbel_and_uncorrelated() -> None:
 def test_noise_is_bounded_as_the_pruning_supposes() -> None:
     low, high = gumbel_noise(np.array([0, 2**32 - 1], dtype=np.uint32))
     assert -3.14 < low < high < 22.9
+
+
+def test_logarithm_and_weights_are_near_the_true_ones() -> None:
+    """Each to what its definition says; the sum of weights is exact, whatever the order."""
+    y = np.concatenate([np.logspace(-12, 3, 5000), 1.0 - np.logspace(-10, -1, 500)])
+    error = np.abs(natural_log(y) - np.log(y))
+    assert (error <= 1e-15 * np.maximum(1.0, np.abs(np.log(y)))).all()
+    z = -np.linspace(0, 40, 10_000).astype(np.float32)
+    weights = weights_of(z)
+    # 1e-7 of the weight for the series in fp32, and half of the last place kept
+    assert (np.abs(weights - np.exp(z.astype(np.float64))) <= 4e-7 * weights + 2.0**-35).all()
+    assert weights[0] == 1.0
+    assert weights_of(np.array([-np.inf], dtype=np.float32)).tolist() == [0.0]
+    orders = [np.random.default_rng(i).permutation(weights) for i in range(5)]
+    assert len({float(np.cumsum(order)[-1]) for order in orders}) == 1
+
+
+def test_penalties_that_leave_the_numbers_are_an_error() -> None:
+    params = SamplingParams(repetition_penalty=1e-300)
+    logits = torch.tensor([[3e38, 1.0, 0.0]])
+    (result,) = sample(logits, [Pick(0, Sampler(params, 0, [0]), 3)])
+    assert isinstance(result, SgenError)
+    assert "repetition_penalty" in (result.hint or "")
+    with pytest.raises(SgenError, match="penalties"):
+        Sampler(params, 0, [0]).sample(logits[0].numpy(), 3)
+
+
+def test_rows_of_minus_infinity_have_no_token() -> None:
+    logits = torch.full((1, 50), -math.inf)
+    (result,) = sample(logits, [Pick(0, Sampler(SamplingParams(), 0, []), 3)])
+    assert isinstance(result, SgenError)
+    with pytest.raises(SgenError, match="no token"):
+        Sampler(SamplingParams(), 0, []).sample(logits[0].numpy(), 3)
 
 
 # -- the draw ------------------------------------------------------------------------------
@@ -326,7 +362,8 @@ def test_broken_logits_fail_their_row_only(params: SamplingParams, broken: float
     assert "position 41" in str(results[1])
 
 
-def test_any_error_of_a_pick_is_that_of_its_row() -> None:
+def test_any_error_of_a_pick_is_that_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: None)
     picks = [Pick(0, Sampler(SamplingParams(temperature=1.0, top_k=2), 0, []), 3) for _ in "ab"]
     msgspec.structs.force_setattr(picks[0].sampler._params, "top_k", 2.5)
     failed, fine = sample(torch.zeros((1, 100)), picks)
