@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -65,10 +65,12 @@ class Conversation:
         return {"text": text, "finish_reason": reason, "usage": msgspec.to_builtins(usage)}
 
 
-def chat(system: str | None, model: str | None, params: SamplingParams, *, as_json: bool) -> int:
+def chat(
+    system: str | None, load: Callable[[], Engine], params: SamplingParams, *, as_json: bool
+) -> int:
     """Read messages from stdin until it ends; `as_json` prints an object for each answer."""
     shown = sys.stdin.isatty() and not as_json
-    with Engine.load(model) as engine:
+    with load() as engine:
         if not engine.info.has_chat_template:
             raise ProgramError(
                 f"{engine.info.name} has no chat template", hint="use `sgen generate --raw`"

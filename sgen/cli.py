@@ -1,4 +1,4 @@
-"""The command line: `sgen run | generate | chat | grammar | pull | doctor`.
+"""The command line: `sgen run | generate | chat | grammar | pull | doctor | bench`.
 
 Errors go to stderr as one message with its remedy, and the exit status is 1; with `--json` they
 are an object on stdout, as results are.  Wrong usage exits with 2.
@@ -10,13 +10,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sgen
 from sgen.errors import SgenError
 from sgen.grammar_files import KINDS
 from sgen.protocol import SamplingParams
 from sgen.terminal import show_error
+
+if TYPE_CHECKING:
+    from sgen.engine import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = _command(commands, "doctor", "check that everything works here", _doctor)
     doctor.add_argument("--model", help="check this model instead of the default one")
+
+    _bench_command(commands)
     return parser
 
 
@@ -91,6 +96,18 @@ def _command(
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(command=run)
     return parser
+
+
+def _bench_command(commands: Any) -> None:
+    bench = _command(commands, "bench", "measure how fast a model runs on this machine", _bench)
+    bench.add_argument("model", nargs="?", help="a GGUF file, a folder, or a name")
+    bench.add_argument("--only", metavar="NAMES", help="these workloads, with commas between")
+    bench.add_argument("--repeat", type=int, default=5, metavar="N", help="runs of each (5)")
+    bench.add_argument("--quick", action="store_true", help="without start-up time and memory")
+    bench.add_argument("--out", metavar="FILE", help="also write the figures, as JSON")
+    bench.add_argument("--chart", metavar="FILE.svg", help="also draw them")
+    bench.add_argument("--from", metavar="FILE", dest="kept", help="show what --out has written")
+    compute_options(bench)
 
 
 def _grammar_commands(commands: Any) -> None:
@@ -129,6 +146,32 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int)
+    compute_options(parser)
+
+
+def compute_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is computed; see runtime/compute.py."""
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the machine's cores")
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=["fp32", "bf16", "int8"],
+        help="how keys and values are kept (default: bf16)",
+    )
+    parser.add_argument(
+        "--compute",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="C on quantized weights, or torch in fp32 (default: C where it can be compiled)",
+    )
+
+
+def _engine(args: argparse.Namespace) -> Callable[[], Engine]:
+    """Loads the engine that the options describe; wrong ones are refused before that."""
+    from sgen.engine import Engine
+    from sgen.runtime.compute import Compute
+
+    compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
+    return lambda: Engine.load(args.model, compute=compute)
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
@@ -145,7 +188,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> int:
     from sgen.commands import run_program
 
-    return run_program(args.program, args.arg, args.model, _sampling(args), as_json=args.json)
+    return run_program(args.program, args.arg, _engine(args), _sampling(args), as_json=args.json)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -157,14 +200,15 @@ def _generate(args: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     sampling = _sampling(args) | ({"stop": args.stop} if args.stop else {})
     return generate(
-        prompt, args.system, form, args.model, sampling, raw=args.raw, as_json=args.json
+        prompt, args.system, form, _engine(args), sampling, raw=args.raw, as_json=args.json
     )
 
 
 def _chat(args: argparse.Namespace) -> int:
     from sgen.chat import chat
 
-    return chat(args.system, args.model, SamplingParams(**_sampling(args)), as_json=args.json)
+    params = SamplingParams(**_sampling(args))
+    return chat(args.system, _engine(args), params, as_json=args.json)
 
 
 def _grammar_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -211,6 +255,18 @@ def _doctor(args: argparse.Namespace) -> int:
     from sgen.doctor import doctor
 
     return doctor(args.model, as_json=args.json)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from sgen import bench
+    from sgen.runtime.compute import Compute
+
+    if args.kept:
+        return bench.show(args.kept, args.out, args.chart, as_json=args.json)
+    compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
+    only = args.only.split(",") if args.only else ()
+    options = bench.Options(args.model, tuple(only), args.repeat, args.quick, compute)
+    return bench.run(options, args.out, args.chart, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,17 @@ from sgen.frontend.specs import FREE, Spec
 from sgen.runtime.hub import pull
 from sgen.terminal import ProgressBar, facts, plain, show_run
 
+Load = Callable[[], Engine]
+"""Loads the engine that the command line's options describe."""
+
 
 def run_program(
-    target: str, pairs: Sequence[str], model: str | None, options: dict[str, Any], *, as_json: bool
+    target: str, pairs: Sequence[str], load: Load, options: dict[str, Any], *, as_json: bool
 ) -> int:
     """Run FILE.py:PROGRAM with NAME=VALUE arguments and show its text, its value and its facts."""
     program = load_program(target)
     arguments = _arguments(program, pairs)
-    with Engine.load(model) as engine:
+    with load() as engine:
         run = program.with_options(engine=engine, **options).run(**arguments)
     if as_json:
         print(json.dumps(_as_json(run), ensure_ascii=False))
@@ -150,14 +153,14 @@ def generate(
     prompt: str,
     system: str | None,
     form: Spec[Any],
-    model: str | None,
+    load: Load,
     options: dict[str, Any],
     *,
     raw: bool,
     as_json: bool,
 ) -> int:
     """One generation, shown as it comes."""
-    with Engine.load(model) as engine:
+    with load() as engine:
         as_chat = engine.info.has_chat_template and not raw
         if system is not None and not as_chat:
             raise ProgramError("--system needs a chat template", hint="leave --raw out")

@@ -1,0 +1,410 @@
+"""`sgen bench` and what it shares with the benchmarks: arithmetic, charts, and one run of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+import torch
+
+import sgen.cli
+from benchmarks import cpu_load, cpu_peers, cpu_report, perplexity
+from benchmarks.cpu_load import Row, SgenClient
+from sgen import bench, bench_machine, bench_runs
+from sgen.bench_chart import Bar, Chart, Group, svg, text_chart
+from sgen.engine import Engine
+from sgen.errors import GrammarError
+from sgen.protocol import Chunk, GenerateRequest, Usage
+from sgen.runtime.batch import PAGE_SIZE, Batch
+from sgen.runtime.gguf import GGUFFile
+
+CHART = Chart(
+    title="Speed & <size>",
+    subtitle="here",
+    series=("ours", "theirs"),
+    groups=(
+        Group("one", (Bar(10.0, "10 tok/s"), Bar(2.5, "2.5 tok/s", 1, goal=20.0))),
+        Group("two", (Bar(0.0, "nothing"),)),
+    ),
+    notes=("a note",),
+    goal="goal",
+)
+
+
+# --- what is measured of the machine ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bandwidth_reads_all_of_the_buffer(threads: int) -> None:
+    # The function asserts that the sum of all parts is the buffer's.
+    assert bench_machine.read_bandwidth(threads, buffer_bytes=8 * 1001, passes=2) > 0
+
+
+def test_without_a_compiler_numpy_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_machine.native, "load", lambda name: None)
+    assert bench_machine.read_bandwidth(2, buffer_bytes=8 * 1001, passes=1) > 0
+
+
+def test_a_token_reads_the_matrices_once(smollm2_path: Path) -> None:
+    with GGUFFile.open(smollm2_path) as file:
+        matrices = sum(t.nbytes for t in file.tensors.values() if len(t.shape) == 2)
+    assert bench_machine.matrix_bytes(smollm2_path) == matrices, "embedding and head are one"
+
+
+def test_memory_is_that_of_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = bench_machine.Memory(100, 350, 16)
+    line = msgspec.json.encode(told).decode()
+    done = SimpleNamespace(returncode=0, stdout=f"noise\n{line}\n", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    found = bench_machine.memory_of(Path("m"), bench.Compute(), cache_tokens=16)
+    assert found == told
+    assert found.beyond_torch == 250
+
+
+# --- what is read off replies ----------------------------------------------------------------
+
+
+class Slow:
+    """A backend whose chunks come 10 ms apart; the first and the last have no text."""
+
+    def __init__(self) -> None:
+        self.seen: list[GenerateRequest] = []
+
+    async def extend(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        self.seen.append(request)
+        for text in ("", "a", "b", "c"):
+            await asyncio.sleep(0.01)
+            yield Chunk(text=text)
+        yield Chunk(finish_reason="length", usage=Usage(100, 60, 4))
+
+
+def test_a_reply_is_stamped_where_text_comes() -> None:
+    request = bench_runs.request("hello", 4)
+    reply = asyncio.run(bench_runs.timed(Slow(), request))  # type: ignore[arg-type]
+    assert (reply.text, reply.finish, len(reply.stamps)) == ("abc", "length", 3)
+    assert reply.stamps == sorted(reply.stamps)
+    assert reply.ttft == reply.stamps[0] >= 0.02, "the chunk without text is no first token"
+    assert reply.seconds >= reply.stamps[-1]
+
+
+def test_rates_of_a_reply() -> None:
+    usage = Usage(prompt_tokens=110, cached_tokens=10, completion_tokens=5)
+    reply = bench_runs.Reply(stamps=[0.5, 0.6, 0.9], seconds=1.0, usage=usage)
+    assert reply.decode_rate == pytest.approx(4 / 0.4)
+    assert reply.prefill_rate == pytest.approx(100 / 0.5)
+    silent = bench_runs.Reply(seconds=2.0, usage=usage)
+    assert (silent.ttft, silent.decode_rate) == (2.0, 0.0)
+    assert bench_runs.mean_context([usage, Usage(0, 0, 1)]) == pytest.approx((112.5 + 0.5) / 2)
+
+
+def test_prompts_of_two_runs_share_no_beginning() -> None:
+    backend, rng = Slow(), random.Random("x")
+    for _ in range(2):
+        asyncio.run(bench_runs._awaited(bench_runs.WORKLOADS["prefill"].run(backend, rng)))  # type: ignore[arg-type]
+    begins = {request.prompt[0].text.split()[0] for request in backend.seen}  # type: ignore[union-attr]
+    assert len(begins) == len(backend.seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ('{"name":"Ada","age":36,"tags":[]}', True),
+        ('{"name":"Ada","age":36}', False),
+        ('{"name":"Ada","age":"36","tags":[]}', False),
+        ('{"name":"Ada"', False),
+        ("[]", False),
+    ],
+)
+def test_what_counts_as_valid(text: str, valid: bool) -> None:
+    assert bench_runs.valid_share([bench_runs.Reply(text=text)]) == valid
+
+
+# --- charts ----------------------------------------------------------------------------------
+
+
+def test_bars_are_to_scale() -> None:
+    root = ElementTree.fromstring(svg(CHART))
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [r for r in root.iter(f"{space}rect") if r.get("height") == "18"]
+    first, second, empty = (float(bar.get("width", 0)) for bar in bars)
+    assert first == pytest.approx(4 * second, abs=0.2)
+    assert empty == 1.0, "a bar of nothing can still be seen"
+    goal = next(x for x in root.iter(f"{space}line") if x.get("stroke") == "#b00020"
+                and float(x.get("y1", 0)) > 90)  # fmt: skip
+    left = float(bars[0].get("x", 0))
+    assert float(goal.get("x1", 0)) - left == pytest.approx(2 * first, abs=0.2)
+    texts = [t.text for t in root.iter(f"{space}text")]
+    assert {"Speed & <size>", "10 tok/s", "one", "ours", "goal", "a note"} <= set(texts)
+    height = float(root.get("height", 0))
+    assert all(float(t.get("y", 0)) < height for t in root.iter(f"{space}text"))
+
+
+def test_a_chart_for_the_terminal() -> None:
+    lines = text_chart(CHART).splitlines()
+    assert [line.count("█") for line in lines] == [20, 5, 0]
+    assert lines[0] == f"one  ours    {'█' * 20} 10 tok/s"
+    assert lines[1].startswith("     theirs  ")
+    assert lines[2] == "two  ours    ▏ nothing"
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def report(**changes: Any) -> bench.Report:
+    single = bench_runs.Result(
+        name="single", what="one stream", unit="tok/s", score=100.0, low=90.0, high=110.0, runs=3,
+        load_before=0.1,
+    )  # fmt: skip
+    first = msgspec.structs.replace(single, name="ttft", what="first token", unit="ms", score=30.0)
+    made = bench.Report(
+        version="1", model="tiny", processor="chip", cores=2, load_before=0.1, bandwidth=20e9,
+        bandwidth_one=12e9, token_bytes=1e8, results=(single, first), startup=2.0,
+        memory=bench_machine.Memory(200_000_000, 700_000_000, 16384),
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_the_summary_says_how_near_the_limit_is() -> None:
+    shown = bench.summary(report())
+    assert "one stream 50% of it" in shown
+    assert "500 MB beyond torch" in shown
+    assert "first token: 30 ms" in shown
+    assert [g.label for g in bench.chart_of(report()).groups] == ["single"], "ms are no rate"
+    assert report(results=()).bandwidth_share is None
+
+
+def test_figures_are_kept_and_shown_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, chart = tmp_path / "a.json", tmp_path / "a.svg"
+    kept.write_bytes(msgspec.json.encode(report()))
+    assert sgen.cli.main(["bench", "--from", str(kept), "--chart", str(chart)]) == 0
+    assert bench.summary(report()) in capsys.readouterr().out
+    assert chart.read_text() == svg(bench.chart_of(report()))
+    assert sgen.cli.main(["bench", "--from", str(kept), "--json"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out, type=bench.Report) == report()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--only", "single,nothing"], "no workload 'nothing'"),
+        (["--repeat", "0"], "repeat"),
+        (["--from", "nowhere.json"], "no figures"),
+        (["--from", __file__], "no figures"),
+    ],
+)
+def test_wrong_use_is_explained(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sgen.cli.main(["bench", *args]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_run_of_it(
+    smollm2_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_machine, "read_bandwidth", lambda threads: 1e10)
+    out = tmp_path / "b.json"
+    asked = ["bench", str(smollm2_path), "--only", "json", "--repeat", "1", "--quick"]
+    assert sgen.cli.main([*asked, "--out", str(out)]) == 0
+    found = msgspec.json.decode(out.read_bytes(), type=bench.Report)
+    (result,) = found.results
+    assert (result.name, result.valid, result.runs) == ("json", 1.0, 1)
+    assert result.low == result.score == result.high > 0
+    assert found.token_bytes == bench_machine.matrix_bytes(smollm2_path)
+    assert "100% valid" in capsys.readouterr().out
+
+
+# --- beside the peers ------------------------------------------------------------------------
+
+
+class Reply:
+    """load.py's, as far as the client fills it."""
+
+    status: int = 0
+    error: str | None = None
+    text: str = ""
+    finish: str | None = None
+    latency: float = 0.0
+    stamps: Sequence[float] = ()
+    usage: dict[str, Any]
+
+
+def test_the_client_does_what_a_server_does(engine: Engine) -> None:
+    client = SgenClient(engine, Reply)
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False, "vendor": "unknown"}  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
+
+    async def ask() -> list[Any]:
+        return [
+            await client.complete("One two three", 5),
+            await client.complete("One two three", 5),
+            await client.chat("Is it?", 20, response_format=form),
+            await client.chat([{"role": "user", "content": "Hi"}], 20,
+                              response_format={"json_schema": {"schema": {"type": "strange"}}}),
+        ]  # fmt: skip
+
+    first, again, typed, refused = asyncio.run(ask())
+    assert (first.status, first.finish, first.usage["completion_tokens"]) == (200, "length", 5)
+    assert first.text == again.text
+    assert 0 < first.stamps[0] <= first.latency
+    assert set(json.loads(typed.text)) == {"ok"}
+    assert typed.finish == "stop"
+    assert refused.status == 400
+    assert GrammarError.__name__ in refused.error
+
+
+def test_the_client_asks_for_what_the_workload_says() -> None:
+    backend: Any = Slow()
+    client = SgenClient(backend, Reply)
+    got = asyncio.run(client.complete("a", 7))
+    assert got.usage["prompt_tokens_details"] == {"cached_tokens": 60}
+    asyncio.run(client.chat("b", 9))
+    fixed, free = (request.params for request in backend.seen)
+    assert (fixed.max_tokens, fixed.ignore_eos, fixed.temperature) == (7, True, 0)
+    assert (free.max_tokens, free.ignore_eos, free.finish) == (9, False, "valid")
+    assert [r.id for r in backend.seen] == ["1", "2"]
+
+
+def row(workload: str, score: float, *, n: int = 4, setting: str = "as is") -> Row:
+    return Row(
+        workload=workload, n=n, runs=1, failed_runs=0, score=score, low=score, high=score,
+        unit="ms" if workload == "ttft" else "tok/s", load_before=0.1, setting=setting, when="now",
+        context=100.0, more={"valid": 0.5, "overhead": 0.1},
+    )  # fmt: skip
+
+
+def compared() -> cpu_report.Report:
+    return cpu_report.Report(
+        version="1", when="2026-01-01", model="tiny", processor="chip", cores=2, compute="{}",
+        seed="1", bandwidth=1e6, bandwidth_one=1e6, matrix_bytes=4000, kv_bytes=10,
+        rows={
+            "sgen": [row("single", 100), row("ttft", 20), row("tree", 50, n=8)],
+            "llamacpp": [row("single", 25, setting="slow"), row("single", 40, setting="good"),
+                         row("ttft", 30, setting="slow"), row("ttft", 10, setting="good"),
+                         row("tree", 5), row("single", 80, n=2)],
+        },
+    )  # fmt: skip
+
+
+def test_ratios_are_to_the_better_setting() -> None:
+    found = compared()
+    assert found.ratio("llamacpp", "single") == 2.5
+    assert found.ratio("llamacpp", "ttft") == 0.5, "of times the shorter is better"
+    assert found.ratio("llamacpp", "tree") is None, "different n"
+    assert found.ratio("vllm", "single") is None
+    assert found.share("sgen") == pytest.approx(100 * (4000 + 10 * 100) / 1e6)
+    assert found.share("llamacpp") == pytest.approx(40 * 4000 / 1e6)
+    assert found.share("vllm") is None, "it reads other weights"
+
+
+def test_the_table_says_which_goals_are_met() -> None:
+    lines = cpu_report.table(compared()).splitlines()
+    assert "2.50x | 2x | yes" in lines[2]
+    assert "good" in lines[2]
+    assert "| — | 12x | — |" in next(line for line in lines if "tree" in line)
+    assert "0.50x | 1x | no" in lines[-1]
+    kept = msgspec.json.decode(msgspec.json.encode(compared()), type=cpu_report.Report)
+    assert kept == compared()
+    groups = cpu_report.chart(kept).groups
+    assert [(g.label, g.bars[0].value, g.bars[0].goal) for g in groups] == [
+        ("one stream", 2.5, 2.0),
+        ("first token, warm", 0.5, 1.0),
+    ]
+
+
+def test_a_failed_workload_has_no_row() -> None:
+    async def once(client: Any, data: Any, name: str, n: int, rep: int, args: Any) -> Any:
+        seeds.append(args.seed)
+        return {"status": "unsupported", "reason": "400"}
+
+    seeds: list[str] = []
+    load: Any = SimpleNamespace(once=once, merge=lambda runs: runs[0])
+    with pytest.raises(RuntimeError, match="json: unsupported, 400"):
+        asyncio.run(cpu_load.run(load, None, None, "json", 4, 3, "7", "here"))
+    assert len(set(seeds)) == 3, "a seed for each run"
+
+
+def test_a_server_ends_with_what_it_started(tmp_path: Path) -> None:
+    """The processes of a server are one group, as `server` starts them."""
+    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '99']).pid, flush=True)"
+    shell = f'{sys.executable} -c "{code}"; sleep 99'
+    process = subprocess.Popen(
+        ["bash", "-c", shell], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    os.kill(child, 0)
+    cpu_peers._end(process)
+    assert process.returncode == -signal.SIGTERM
+    for _ in range(100):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child lives")
+    process.stdout.close()
+
+
+def test_a_peer_needs_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_VENV", "/somewhere")
+    monkeypatch.delenv("VLLM_MODEL", raising=False)
+    assert cpu_peers.missing("vllm") == ["VLLM_MODEL"]
+    measured = {w for s in cpu_peers.SETTINGS["llamacpp"] for w in s.workloads}
+    assert measured == set(cpu_load.SIZES) == set(cpu_report.GOALS)
+
+
+# --- perplexity ------------------------------------------------------------------------------
+
+
+class Bigram:
+    """After token t it gives t + 1 the logit ln 3 and the three others 0: p = 1/2."""
+
+    vocab_size, context_length = 4, 2048
+
+    def __init__(self) -> None:
+        self.extended: list[tuple[int, int]] = []
+
+    def forward(self, batch: Batch, cache: Any) -> torch.Tensor:
+        assert torch.equal(batch.positions, batch.slots)
+        assert batch.page_table.shape[1] == -(-int(batch.seq_lens[0]) // PAGE_SIZE)
+        self.extended.append((int(batch.positions[0]), int(batch.seq_lens[0])))
+        logits = torch.zeros(len(batch.logit_rows), 4)
+        rows = torch.arange(len(logits))
+        logits[rows, (batch.tokens[batch.logit_rows] + 1) % 4] = torch.tensor(3.0).log()
+        return logits
+
+
+def test_losses_are_of_the_next_tokens() -> None:
+    model: Any = Bigram()
+    tokens = torch.arange(600) % 4
+    losses = perplexity.window_losses(model, None, tokens)  # type: ignore[arg-type]
+    assert model.extended == [(0, 256), (256, 512), (512, 599)]
+    # fp32 softmax of four numbers
+    torch.testing.assert_close(losses, torch.full((599,), 2.0).double().log(), rtol=1e-6, atol=0)
+
+
+def test_the_difference_is_of_the_same_tokens() -> None:
+    reference = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double() * 9
+    found = perplexity.difference(reference + 0.01, reference)
+    assert found["difference"] == pytest.approx(0.01005, rel=1e-3)
+    assert found["error"] == pytest.approx(0, abs=1e-9)
