@@ -7,7 +7,9 @@ whoever steps, which is the engine's own thread after `start`, or the caller of 
 Every request ends with exactly one call: its last chunk, or `on_error`; one that scores several
 sequences, with one for each (`on_done`, or `on_error`).
 Callbacks run on the stepping thread and must not block; one that raises ends its own request and
-no other.  A request's matcher, likewise.
+no other.  A request's matcher, likewise.  They come between two runs of the model, when waking
+another thread would make the step wait for Python's lock: `deliver` is called when it does not,
+as the model begins to run, and when there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -77,9 +79,11 @@ class EngineCore:
         num_pages: int,
         *,
         limits: Limits | None = None,
+        deliver: Callable[[], None] = lambda: None,
         debug: bool = False,
     ) -> None:
         self._model = model
+        self._deliver = deliver
         self._speller = Speller(vocabulary)
         self._kv: KVCache = model.allocate(num_pages)
         self._pool = PagePool(num_pages)
@@ -297,6 +301,7 @@ class EngineCore:
                 batch = build_batch(plan)
                 # Last of all: while they are made, the model has let go of Python's lock.
                 self._masks.begin([job for job in jobs if isinstance(job, Generation)])
+                self._deliver()
                 with torch.inference_mode():
                     logits = self._model.forward(batch, self._kv)
             except Exception as error:
@@ -305,8 +310,10 @@ class EngineCore:
             else:
                 self._failed_steps = 0
                 self._commit(plan, logits, self._masks.wait())
-        if self._debug and not self.has_work:
-            self._scheduler.check_integrity()
+        if not self.has_work:
+            self._deliver()
+            if self._debug:
+                self._scheduler.check_integrity()
         return bool(plan)
 
     def _take_arrivals(self) -> None:
@@ -423,6 +430,7 @@ class EngineCore:
             self._names.clear()
         for job in jobs:
             self._report(job, self._closed_error())
+        self._deliver()
 
     def _closed_error(self) -> EngineClosedError:
         error = EngineClosedError(self._closed)

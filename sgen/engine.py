@@ -11,11 +11,11 @@ import asyncio
 import os
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from sgen.errors import SgenError
 from sgen.grammars.masks import Masker
@@ -72,11 +72,13 @@ class Engine:
         self._vocabulary = loaded.tokenizer.vocabulary
         self._service = CompileService(compile_limits)
         self._maskers = _Maskers(self._service, self._vocabulary, MASKER_BYTES)
+        self._post = _Post()
         self._core = EngineCore(
             loaded.model,
             self._vocabulary,
             -(-cache_tokens // PAGE_SIZE),
             limits=limits,
+            deliver=self._post.deliver,
             debug=debug,
         )
         self._core.start()
@@ -123,7 +125,7 @@ class Engine:
         """Chunks as they come; closing the iterator cancels the request within one step."""
         self._core.check_open()
         tokens, matcher = await asyncio.to_thread(self._prepare, request)
-        inbox = _Inbox[Chunk](self._core.withdraw)
+        inbox = _Inbox[Chunk](self._post, self._core.withdraw)
         inbox.handle = self._core.submit(
             tokens,
             request.params,
@@ -146,7 +148,7 @@ class Engine:
         """How likely each option is as the continuation of the prompt."""
         self._core.check_open()
         trie = await asyncio.to_thread(self._trie, request)
-        inbox = _Inbox[Usage](self._core.withdraw)
+        inbox = _Inbox[Usage](self._post, self._core.withdraw)
         usage = Usage()
         inbox.handle = self._core.submit_score(
             [trie.needed(i) for i in range(len(request.options))],
@@ -212,26 +214,64 @@ class Engine:
         return OptionTrie(self._encoder.encode(prompt), options, first)
 
 
+class _Post:
+    """Wakes coroutines that have news, all of a loop at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._news: dict[asyncio.AbstractEventLoop, list[_Inbox[Any]]] = {}
+
+    def add(self, inbox: _Inbox[Any]) -> None:
+        with self._lock:
+            self._news.setdefault(inbox.loop, []).append(inbox)
+
+    def deliver(self) -> None:
+        with self._lock:
+            news, self._news = self._news, {}
+        for loop, inboxes in news.items():
+            try:
+                loop.call_soon_threadsafe(_wake, inboxes)
+            except RuntimeError:  # the loop was closed: nobody waits for this any more
+                for inbox in inboxes:
+                    inbox.refuse()
+
+
+def _wake(inboxes: Sequence[_Inbox[Any]]) -> None:
+    for inbox in inboxes:
+        inbox.wake()
+
+
 class _Inbox(Generic[T]):
     """What the engine's thread sends to one coroutine; errors are raised where it is awaited.
 
     `handle` is set before the coroutine first waits, hence before its loop can be closed.
     """
 
-    def __init__(self, withdraw: Callable[[Handle], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[T | SgenError] = asyncio.Queue()
-        self._withdraw = withdraw
+    def __init__(self, post: _Post, withdraw: Callable[[Handle], None]) -> None:
+        self.loop = asyncio.get_running_loop()
         self.handle: Handle = ()
+        self._post = post
+        self._withdraw = withdraw
+        self._items: deque[T | SgenError] = deque()
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, item: T | SgenError) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the loop was closed: nobody waits for this any more
-            self._withdraw(self.handle)
+        """From any thread; the coroutine is woken when the post is delivered."""
+        self._items.append(item)
+        self._post.add(self)
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def refuse(self) -> None:
+        self._withdraw(self.handle)
 
     async def get(self) -> T:
-        item = await self._queue.get()
+        while not self._items:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        item = self._items.popleft()
         if isinstance(item, SgenError):
             raise item
         return item

@@ -26,6 +26,7 @@ enum {
     TASK_ROWS = 64,     /* rows of a task, a multiple of PASS_ROWS */
     TASK_TILES = 8,     /* most tiles of a task that has many rows */
     FLOAT_ROWS = 4,     /* rows at once with float weights */
+    AHEAD = 1024,       /* bytes from what is read to what is fetched: beyond a page, hardware stops */
     TASKS = 4,          /* of a thread, at least: whoever is late gets fewer */
 };
 
@@ -58,6 +59,7 @@ INLINE const uint8_t *next_block(Walk *walk, const Matrix *m, int64_t b, int bit
         }
     }
     const uint8_t *integers = walk->at;
+    for (int line = 0; line <= bits; line++) __builtin_prefetch(walk->at + AHEAD + 64 * line);
     walk->at += 64 * bits;
     return integers;
 }
@@ -76,6 +78,9 @@ INLINE void block_scales(Walk *walk, const Matrix *m, int part, int parts, vf *d
     if (m->has_min) *min = vf_mul(walk->m, vf_load_u8(p + TILE * (parts + part)));
     if (part == parts - 1) walk->at += TILE * parts * kinds(m);
 }
+
+/* Keeps the compiler from holding a whole block in registers, which are needed for the sums. */
+INLINE void reload(const uint8_t *bytes) { __asm__ volatile("" : : "r"(bytes) : "memory"); }
 
 /* ---- some rows times a tile ----------------------------------------------------------------- */
 
@@ -107,6 +112,7 @@ SPECIALIZED void multiply(const Matrix *m, const Rows *x, const uint8_t *tile, i
             for (int set = 0; set < sets; set++) {
                 const int64_t first = set * rows;
                 vi whole[DOT_ROWS];
+                if (!packed) reload(bytes);
                 dot(whole, block, q + first * stride + GROUP * b, stride, bits, part * 8 / parts,
                     8 / parts, rows, packed);
                 if (zero)
