@@ -7,6 +7,8 @@ keeps what they point to alive.
 from __future__ import annotations
 
 import ctypes
+import os
+import threading
 import weakref
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 
@@ -14,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sgen.kernels import native
-from sgen.kernels.packing import Matrix
+from sgen.kernels.packing import ALIGNMENT, Matrix
 
 KV_KINDS = {"fp32": 0, "bf16": 1, "int8": 2}
 """How keys and values are stored, by the names that users give."""
 
-ALIGNMENT = 64
-
 
 SPARE_ROWS = 7
+"""Rows of memory behind the last of a linear's input, for whoever makes one."""
 
 
 class Rows(Structure):
@@ -70,7 +71,7 @@ class Step(Structure):
 
 
 class Runner:
-    """A model's threads and working memory; `forward` by one thread at a time.
+    """A model's threads and working memory; steps run one at a time, for whichever thread.
 
     The structures that `model` points to must outlive it.  `threads` counts the caller's.
     """
@@ -87,6 +88,7 @@ class Runner:
         )  # fmt: skip
         self._forward = free.decoder_forward
         self._model = model
+        self._lock = threading.Lock()
         pool = free.pool_new(threads)
         if not pool:
             raise MemoryError(f"{threads} threads cannot be started")
@@ -94,16 +96,20 @@ class Runner:
         if not self._workspace:
             free.pool_free(pool)
             raise MemoryError("no memory for the decoder")
-        self._end = weakref.finalize(self, _end, free, self._workspace, pool)
+        self._end = weakref.finalize(self, _end, free, self._workspace, pool, os.getpid())
         self._end.atexit = False  # a thread may be in the middle of a step then
 
     def forward(self, kv: KV, step: Step, cosine: int, sine: int, logits: int) -> None:
         """One step; the last three are addresses of fp32.  MemoryError if there is too little."""
-        if self._forward(self._workspace, kv, step, cosine, sine, logits):
+        with self._lock:
+            failed = self._forward(self._workspace, kv, step, cosine, sine, logits)
+        if failed:
             raise MemoryError(f"no memory for a step of {step.num_tokens} tokens")
 
 
-def _end(library: ctypes.CDLL, workspace: int, pool: int) -> None:
+def _end(library: ctypes.CDLL, workspace: int, pool: int, process: int) -> None:
+    if os.getpid() != process:  # a fork's copy: the threads that would be waited for are not here
+        return
     library.workspace_free(workspace)
     library.pool_free(pool)
 

@@ -43,7 +43,8 @@ class KVCache(Protocol):
 
 
 class Model(Protocol):
-    """A decoder.  `forward` writes KV at `batch.slots` and returns fp32 logits [R, vocab]."""
+    """A decoder.  `forward` writes KV at `batch.slots` and returns fp32 logits [R, vocab], which
+    last until the next step of the same cache."""
 
     @property
     def vocab_size(self) -> int: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Literal, get_args
 
 import msgspec
@@ -22,7 +23,7 @@ class Compute(msgspec.Struct, frozen=True):
 
     `path`: "native" is C on quantized weights and activations (fast); "torch" dequantizes all
     weights to fp32 (exact, and several times slower); "auto" is native where this machine has
-    it.  `threads`: default `SGEN_THREADS`, else the machine's cores.  `kv_cache_dtype`: how keys
+    it.  `threads`: default `SGEN_THREADS`, else what torch takes (the cores, or OMP_NUM_THREADS).  `kv_cache_dtype`: how keys
     and values are kept, default "bf16" (with the torch path "fp32", its only one).
     """
 
@@ -69,14 +70,25 @@ class Compute(msgspec.Struct, frozen=True):
         except ValueError as error:
             raise InvalidRequestError(str(error), param="SGEN_ISA") from None
         library = None if name is None else isa.load(name)
-        if library is None and (self.path == "native" or self.kv_cache_dtype in ("bf16", "int8")):
-            reason = "an unknown processor" if name is None else "no C compiler, or SGEN_NATIVE=0"
-            raise InvalidRequestError(
-                f"the native path cannot be had on this machine: {reason}",
-                param="compute",
-                hint='install a C compiler, or choose the "torch" path',
+        if library is None:
+            self.without_native(
+                "an unknown processor" if name is None else "no C compiler, or SGEN_NATIVE=0"
             )
         return library
+
+    def without_native(self, reason: str) -> None:
+        """InvalidRequestError if something was asked for that only the native path has."""
+        if self.path == "native" or self.kv_cache_dtype in ("bf16", "int8"):
+            raise InvalidRequestError(
+                f"the native path cannot be had: {reason}",
+                param="compute",
+                hint='choose the "torch" path; where there is no C compiler, install one',
+            )
+        warnings.warn(
+            f"{reason}: the torch path is used, which is several times slower",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -85,5 +97,5 @@ def _check(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_threads(name: str, threads: int) -> None:
-    if not 1 <= threads <= MAX_THREADS:
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
         raise InvalidRequestError(f"{name} must be a number from 1 to {MAX_THREADS}", param=name)

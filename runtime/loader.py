@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgen.errors import UnsupportedModelError
+import torch
+
+from sgen.kernels import isa
 from sgen.runtime.compute import Compute
 from sgen.runtime.config import ModelConfig
 from sgen.runtime.gguf import GGUFFile
@@ -58,13 +60,10 @@ def _model(
 ) -> Decoder | NativeDecoder:
     library = compute.library()
     if library is not None and not runs(config):
-        if compute.path == "native":
-            raise UnsupportedModelError(
-                f"{source.path}: the native path has no heads of {config.head_dim} dimensions",
-                hint='choose the "torch" path',
-            )
+        compute.without_native(f"{source.path} has heads of {config.head_dim} dimensions")
         library = None
     if library is None:
+        torch.set_num_threads(compute.num_threads())
         weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
         return Decoder(config, weights, progress=lambda n, of: progress("dequantizing", n, of))
     packed = packed_weights(source, config, lambda n, of: progress("reading", n, of))
@@ -72,6 +71,7 @@ def _model(
         library,
         config,
         packed,
+        isa=isa.chosen() or "",
         threads=compute.num_threads(),
         kv_cache_dtype=compute.kv_cache_dtype or "bf16",
     )

@@ -3,8 +3,9 @@
 A model is packed the first time that it is loaded, and written to `packed/<key>.sgen` in the cache
 folder as it is packed; from then on that file is mapped, and of the model's own file only the
 header is read.  The key stands for the layout and for the state of the model's files.  A saved
-file is never half written, is not trusted (what does not fit exactly is made anew), and is no
-condition: where it cannot be written, the weights stay in memory.
+file is never half written; its index is not trusted (what does not fit exactly is made anew), but
+the weights have no sum, so a disk that loses bits is not noticed.  It is no condition: where it
+cannot be written, the weights stay in memory.
 
 The file: a first line, matrices and vectors at multiples of 64 bytes, an index (msgpack), and at
 the very end the length of the index and its SHA-256.

@@ -88,6 +88,7 @@ class Engine:
             context_length=config.context_length,
             vocab_size=config.vocab_size,
             has_chat_template=self._encoder.has_template,
+            compute=loaded.model.description,
         )
 
     @classmethod

@@ -254,6 +254,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     vocab_size: int
     has_chat_template: bool
+    compute: str = ""  # which code computes it, on how many threads, with which keys and values
 
 
 class Backend(Protocol):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sgen
 from sgen.errors import InvalidRequestError
-from sgen.kernels import isa, native
+from sgen.kernels import isa, native, sampling
 from sgen.runtime import compute as module
+from sgen.runtime import loader
 from sgen.runtime.compute import Compute
 from sgen.runtime.loader import load_model
 from sgen.runtime.models.decoder import Decoder
@@ -71,43 +74,96 @@ def test_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         Compute().library()
 
 
+@needs_native
+def test_the_compiler_has_the_best_instruction_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That of this kind of processor, whether or not this one has it.  Unoptimized code needs every
+    intrinsic's instruction too, and is quickly made."""
+    name = {"x86_64": "avx512vnni", "aarch64": "neon", "arm64": "neon"}.get(platform.machine())
+    if name is None:
+        pytest.skip("there is no code for this kind of processor")
+    monkeypatch.setenv("SGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", tuple(f for f in native.FLAGS if f != "-O3") + ("-O0",))
+    assert native.build("decoder", (*isa.OPTIONS[name], *isa.EXACT, "-pthread")).exists()
+
+
 def test_without_native_code_the_torch_path_is_taken(
     monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
 ) -> None:
     monkeypatch.setattr(module.isa, "load", lambda name: None)
-    assert Compute().library() is None
-    assert isinstance(load_model(smollm2_path).model, Decoder)
+    with pytest.warns(RuntimeWarning, match="torch path"):
+        assert isinstance(load_model(smollm2_path).model, Decoder)
     for asked in (Compute("native"), Compute(kv_cache_dtype="int8")):
         with pytest.raises(InvalidRequestError, match="native path") as caught:
             asked.library()
         assert "torch" in caught.value.hint
 
 
+def test_without_any_native_code(monkeypatch: pytest.MonkeyPatch, smollm2_path: Path) -> None:
+    @sgen.program
+    async def ask(s: sgen.State) -> str:
+        s.user("What is the capital of France?")
+        with s.assistant():
+            return await s.gen(max_tokens=12, temperature=0)
+
+    monkeypatch.setenv("SGEN_NATIVE", "0")
+    monkeypatch.setattr(native, "load", native.load.__wrapped__)  # what was loaded stays so
+    monkeypatch.setattr(sampling, "library", lambda: None)
+    with pytest.warns(RuntimeWarning, match="SGEN_NATIVE=0: the torch path"):
+        engine = sgen.Engine.load(smollm2_path, cache_tokens=256)
+    with engine:
+        assert "Paris" in ask.with_options(engine=engine).run().output
+    with pytest.raises(InvalidRequestError, match="SGEN_NATIVE=0"):
+        Compute("native").library()
+
+
 def test_an_unknown_processor_takes_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SGEN_ISA", raising=False)
     monkeypatch.setattr(isa, "_abilities", lambda: frozenset[str]())
-    assert Compute().library() is None
+    with pytest.warns(RuntimeWarning, match="unknown processor: the torch path"):
+        assert Compute().library() is None
     with pytest.raises(InvalidRequestError, match="unknown processor"):
         Compute("native").library()
 
 
 @needs_native
-@pytest.mark.parametrize("name", isa.supported())
+def test_a_shape_that_the_native_path_has_not(
+    monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
+) -> None:
+    monkeypatch.setattr(loader, "runs", lambda config: False)
+    with pytest.warns(RuntimeWarning, match="heads of 64 dimensions: the torch path"):
+        assert isinstance(load_model(smollm2_path).model, Decoder)
+    for asked in (Compute("native"), Compute(kv_cache_dtype="int8")):
+        with pytest.raises(InvalidRequestError, match="heads of 64 dimensions"):
+            load_model(smollm2_path, compute=asked)
+
+
+def test_threads_of_the_torch_path(smollm2_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        load_model(smollm2_path, compute=Compute("torch", threads=1))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_native
 def test_every_instruction_set_gives_the_same_text(
-    name: str, monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
+    monkeypatch: pytest.MonkeyPatch, smollm2_path: Path
 ) -> None:
     @sgen.program
     async def count(s: sgen.State) -> str:
         s += "One, two, three, four,"
         return await s.gen(max_tokens=6, temperature=0)
 
-    outputs = []
-    for chosen in (isa.supported()[0], name):
-        monkeypatch.setenv("SGEN_ISA", chosen)
+    outputs = {}
+    for name in isa.supported():
+        monkeypatch.setenv("SGEN_ISA", name)
         with sgen.Engine.load(smollm2_path, cache_tokens=256) as engine:
-            outputs.append(count.with_options(engine=engine).run().output)
-    assert outputs[0] == outputs[1]
-    assert "five" in outputs[0]
+            outputs[name] = count.with_options(engine=engine).run().output
+    assert len(set(outputs.values())) == 1, outputs
+    assert "five" in outputs["portable"]
 
 
 @needs_native

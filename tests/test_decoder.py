@@ -5,6 +5,7 @@ Their weights are floats, which the native decoder computes in fp32 as well.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def ours(
         if library is None:
             pytest.skip("there is no native code on this machine")
         weights = packed_weights(source, config)
-        return NativeDecoder(library, config, weights, threads=threads, kv_cache_dtype=kind)
+        return NativeDecoder(
+            library, config, weights, isa="any", threads=threads, kv_cache_dtype=kind
+        )
 
 
 each_path = pytest.mark.parametrize("path", ["torch", "native"])
@@ -131,6 +134,30 @@ def test_chunks_and_neighbours_change_no_bit(path: ComputePath, tmp_path: Path) 
         assert torch.equal(got, whole), size
     crowd = model.forward(batch_of([tokens[:5], tokens, tokens[100:190]]), model.allocate(40))
     assert torch.equal(crowd[5:306], whole)
+
+
+@each_path
+def test_two_threads_with_caches_of_their_own(path: ComputePath, tmp_path: Path) -> None:
+    """As two engines on one loaded model."""
+    reference("llama").save_pretrained(tmp_path)
+    model = ours(tmp_path, path)
+    prompts = [list(range(i, i + 40)) for i in (0, 100)]
+    want = [model.forward(batch_of([p]), model.allocate(4)).clone() for p in prompts]
+    wrong: list[int] = []
+
+    def run(i: int) -> None:
+        cache = model.allocate(4)
+        for _ in range(20):
+            got = model.forward(batch_of([prompts[i]]), cache)
+            if not torch.equal(got, want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 @each_path

@@ -1,4 +1,7 @@
-"""What the decoder's C code does to single rows, against numpy in float64."""
+"""What the decoder's C code does to single rows, against numpy in float64.
+
+AVX-512 and NEON are emulated too (tests/native_emulation).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,20 @@ import pytest
 
 from sgen.kernels import isa
 from sgen.kernels.decoder import Rows
+from tests.native_emulation import EMULATED, emulated
 
 LIBRARIES = {name: isa.load(name) for name in isa.supported()}
+NAMES = [*LIBRARIES, *EMULATED]
 
 pytestmark = pytest.mark.skipif(LIBRARIES["portable"] is None, reason="there is no C compiler")
-each_isa = pytest.mark.parametrize("name", list(LIBRARIES))
+each_isa = pytest.mark.parametrize("name", NAMES)
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def free(name: str) -> ctypes.CDLL:
+    if name in EMULATED:
+        return emulated(name, "decoder_rows.c")
     library = LIBRARIES[name]
     assert library is not None
     return library.free
@@ -65,6 +72,21 @@ def test_quantized_rows(name: str) -> None:
         np.testing.assert_array_equal(sums, want)
         scale = got.scale.repeat(32 // n, axis=1)
         np.testing.assert_array_equal(scaled, scale * sums.astype(np.float32))
+
+
+@each_isa
+def test_the_least_numbers_are_zeros(name: str) -> None:
+    x = np.zeros((3, 64), np.float32)
+    x[0, :40] = 1e-38
+    x[1, ::2] = -1e-40
+    x[1, 1::2] = 3e-39
+    x[2, 5] = 1e-31
+    x[2, 40] = 1.0  # another group's size is its own
+    got = Quantized(name, x)
+    assert not got.q[:2].any()
+    assert got.q[2].nonzero()[0].tolist() == [40]
+    assert np.isfinite(got.scale).all()
+    assert not any(s.any() for s in (got.sums[0][:2], got.scaled[0][:2], got.scaled[1][:2]))
 
 
 @each_isa
@@ -120,7 +142,7 @@ def test_rope(name: str, half: int) -> None:
 def test_every_instruction_set_computes_the_same_bits() -> None:
     x, other = normal(4, 160) * 3, normal(160, seed=5)
     results = []
-    for name in LIBRARIES:
+    for name in NAMES:
         rows = Quantized(name, x)
         norm, silu, turned = np.empty(160, np.float32), np.empty(160, np.float32), x[0].copy()
         function = free(name).rms_norm

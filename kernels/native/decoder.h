@@ -15,6 +15,13 @@
 #define SUPER 256   /* weights of a super-block */
 #define PAGE 16     /* tokens of a page of the cache */
 
+/* The next `bytes` of `memory`, aligned; with no memory yet, only what would be used is counted. */
+INLINE void *take(char *memory, size_t *used, size_t bytes) {
+    void *p = memory ? memory + *used : NULL;
+    *used += (bytes + 63) & ~(size_t)63;
+    return p;
+}
+
 /* ---- a pool of threads (decoder_pool.c) --------------------------------------------------- */
 
 typedef struct Pool Pool;

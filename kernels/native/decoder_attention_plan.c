@@ -164,7 +164,9 @@ static int add_requests(AttentionPlan *plan, const Step *step, int window) {
     for (int64_t i = 0; i < small; i++) strands[i] = add_request(plan, step, strands[i].row, window);
     for (int64_t i = 0; i + 1 < small; i++)
         strands[i].shared = shared_splits(&strands[i], &strands[i + 1]);
-    if (ok && small) ok = share(plan, strands, 0, small - 1, 0);
+    /* A window hides shared pages from some rows and not from others: each reads its own then. */
+    for (int64_t i = 0; window && ok && i < small; i++) ok = share(plan, strands, i, i, 0);
+    if (!window && ok && small) ok = share(plan, strands, 0, small - 1, 0);
     free(strands);
     return ok;
 }
@@ -186,32 +188,26 @@ static int64_t number_slots(AttentionPlan *plan, int64_t *stored_rows) {
     return slots;
 }
 
-static void *take(char *memory, size_t *used, int64_t bytes) {
-    void *p = memory ? memory + *used : NULL;
-    *used += ((size_t)bytes + 63) & ~(size_t)63;
-    return p;
-}
-
 static size_t lay_out(AttentionPlan *plan, char *memory, int64_t slots, int64_t stored_rows) {
     const int64_t n = (int64_t)plan->pass_rows * plan->group, dim = plan->kv.dim;
     const int64_t heads = slots * plan->query_heads;
     size_t used = 0;
-    Scratch *scratch = take(memory, &used, plan->threads * (int64_t)sizeof *scratch);
+    Scratch *scratch = take(memory, &used, (size_t)(plan->threads * (int64_t)sizeof *scratch));
     for (int i = 0; i < plan->threads; i++) {
         Scratch s;
-        s.q = take(memory, &used, n * dim * 4);
-        s.sums = take(memory, &used, n * dim * 4);
-        s.top = take(memory, &used, (n + LANES) * 4);
-        s.total = take(memory, &used, (n + LANES) * 4);
-        s.begin = take(memory, &used, n * 4);
-        s.end = take(memory, &used, n * 4);
+        s.q = take(memory, &used, (size_t)(n * dim * 4));
+        s.sums = take(memory, &used, (size_t)(n * dim * 4));
+        s.top = take(memory, &used, (size_t)((n + LANES) * 4));
+        s.total = take(memory, &used, (size_t)((n + LANES) * 4));
+        s.begin = take(memory, &used, (size_t)(n * 4));
+        s.end = take(memory, &used, (size_t)(n * 4));
         if (memory) scratch[i] = s;
     }
     plan->scratch = scratch;
-    plan->stored_sums = take(memory, &used, heads * dim * 4);
-    plan->stored_top = take(memory, &used, heads * 4);
-    plan->stored_total = take(memory, &used, heads * 4);
-    plan->missing = take(memory, &used, stored_rows * plan->kv.heads * 4);
+    plan->stored_sums = take(memory, &used, (size_t)(heads * dim * 4));
+    plan->stored_top = take(memory, &used, (size_t)(heads * 4));
+    plan->stored_total = take(memory, &used, (size_t)(heads * 4));
+    plan->missing = take(memory, &used, (size_t)(stored_rows * plan->kv.heads * 4));
     return used;
 }
 

@@ -49,12 +49,6 @@ typedef struct {
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
-static void *take(char *memory, size_t *used, size_t bytes) {
-    void *p = memory ? memory + *used : NULL;
-    *used += (bytes + 63) & ~(size_t)63;
-    return p;
-}
-
 static void take_rows(Rows *rows, char *memory, size_t *used, int64_t count, int32_t columns) {
     const size_t n = (size_t)(count + SPARE_ROWS) * (size_t)columns;
     rows->columns = columns;

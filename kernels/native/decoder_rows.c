@@ -12,13 +12,13 @@ EXPORT void quantize_row(const Rows *rows, int64_t r) {
     for (int64_t g = 0; g < columns / GROUP; g++) {
         vf a = vf_load(x + g * GROUP), b = vf_load(x + g * GROUP + LANES);
         float top = vf_top(vf_max(vf_abs(a), vf_abs(b)));
-        vf inverse = vf_set(top > 0.0f ? 127.0f / top : 0.0f);
+        vf inverse = vf_set(top > 1e-30f ? 127.0f / top : 0.0f); /* tiny ones are 0: no infinity */
         a = vf_round(vf_mul(a, inverse));
         b = vf_round(vf_mul(b, inverse));
         vf_store_i8(q + g * GROUP, a);
         vf_store_i8(q + g * GROUP + LANES, b);
         float first = vf_sum(a), second = vf_sum(b); /* whole numbers: exact */
-        const int finite = first + second == first + second;
+        const int finite = first + second - (first + second) == 0.0f;
         /* What is not a number must stay so: the engine looks for it in the logits. */
         const float factor = finite ? top / 127.0f : NAN;
         scale[g] = factor;

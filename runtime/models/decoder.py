@@ -82,6 +82,10 @@ class Decoder:
         return self.config.context_length
 
     @property
+    def description(self) -> str:
+        return f"torch fp32, {torch.get_num_threads()} threads"
+
+    @property
     def kv_bytes_per_token(self) -> int:
         return 2 * 4 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim
 

@@ -7,9 +7,6 @@ nothing but its own tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 
@@ -20,9 +17,7 @@ from sgen.runtime.batch import PAGE_SIZE, Batch, KVCache
 from sgen.runtime.compute import KVCacheDtype
 from sgen.runtime.config import ModelConfig
 from sgen.runtime.models.rope import RopeTable
-
-PackedWeights: TypeAlias = Mapping[str, PackedMatrix | Tensor]
-"""By canonical name: matrices packed, vectors as fp32."""
+from sgen.runtime.packed import PackedWeights
 
 
 def runs(config: ModelConfig) -> bool:
@@ -43,13 +38,20 @@ class NativeKV:
         self._data = c.aligned_zeros(config.num_layers * num_pages * page_bytes)
         self._pages = self._data.reshape(config.num_layers, num_pages, page_bytes)
         self.struct.data = self._data.ctypes.data
+        self._logits = torch.empty(0, config.vocab_size)
+
+    def logits(self, count: int) -> Tensor:
+        """Room for that many rows of logits, which the next step of this cache overwrites."""
+        if len(self._logits) < count:
+            self._logits = torch.empty(count, self._logits.shape[1])
+        return self._logits[:count]
 
     def copy_page(self, source: int, target: int) -> None:
         self._pages[:, target] = self._pages[:, source]
 
 
 class NativeDecoder:
-    """A model whose steps run in C.  `forward` is called by one thread at a time."""
+    """A model whose steps run in C, one at a time, whoever asks for them."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class NativeDecoder:
         config: ModelConfig,
         weights: PackedWeights,
         *,
+        isa: str,
         threads: int,
         kv_cache_dtype: KVCacheDtype = "bf16",
     ) -> None:
@@ -67,7 +70,7 @@ class NativeDecoder:
         self._kept: list[object] = [weights]  # what the structures point to
         self._model = self._structure(weights)
         self._runner = c.Runner(library, self._model, threads)
-        self._logits = torch.empty(0, config.vocab_size)
+        self.description = f"native {isa}, {threads} threads, {kv_cache_dtype} keys and values"
 
     @property
     def vocab_size(self) -> int:
@@ -88,17 +91,15 @@ class NativeDecoder:
         return NativeKV(self._library, self.config, self._kind, num_pages)
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
-        """Extend the batch's requests; fp32 logits [R, vocab], which the next call overwrites."""
+        """Extend the batch's requests; fp32 logits [R, vocab], which the next step overwrites."""
         assert isinstance(cache, NativeKV)
-        num_logits = len(batch.logit_rows)
-        if len(self._logits) < num_logits:
-            self._logits = torch.empty(num_logits, self.vocab_size)
+        logits = cache.logits(len(batch.logit_rows))
         cosine, sine = self._rope.upto(int(batch.seq_lens.max()))
         step = c.Step(
             len(batch.tokens),
             len(batch.seq_lens),
             batch.page_table.shape[1],
-            num_logits,
+            len(logits),
             *(
                 x.data_ptr()
                 for x in (
@@ -108,9 +109,9 @@ class NativeDecoder:
             ),
         )  # fmt: skip
         self._runner.forward(
-            cache.struct, step, cosine.ctypes.data, sine.ctypes.data, self._logits.data_ptr()
+            cache.struct, step, cosine.ctypes.data, sine.ctypes.data, logits.data_ptr()
         )
-        return self._logits[:num_logits]
+        return logits
 
     def _structure(self, weights: PackedWeights) -> c.Model:
         config = self.config

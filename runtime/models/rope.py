@@ -33,16 +33,18 @@ class RopeTable:
 
     def __init__(self, config: RopeConfig) -> None:
         self._rope = Rope(config)
-        self._cos = self._sin = np.empty((0, config.rotary_dim // 2), np.float32)
+        none = np.empty((0, config.rotary_dim // 2), np.float32)
+        self._tables = none, none
 
     def upto(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """cos and sin, fp32 [at least `count`, R/2]; valid for as long as the caller holds them."""
-        while len(self._cos) < count:
-            start = len(self._cos)
-            cos, sin = self._rope(torch.arange(start, start + self.BLOCK))
-            self._cos = np.concatenate([self._cos, cos.numpy()])
-            self._sin = np.concatenate([self._sin, sin.numpy()])
-        return self._cos, self._sin
+        cos, sin = self._tables
+        while len(cos) < count:
+            more_cos, more_sin = self._rope(torch.arange(len(cos), len(cos) + self.BLOCK))
+            cos = np.concatenate([cos, more_cos.numpy()])
+            sin = np.concatenate([sin, more_sin.numpy()])
+            self._tables = cos, sin  # at once: other threads may be reading
+        return cos, sin
 
 
 def frequencies(config: RopeConfig) -> Tensor:
