@@ -23,8 +23,9 @@ class Compute(msgspec.Struct, frozen=True):
 
     `path`: "native" is C on quantized weights and activations (fast); "torch" dequantizes all
     weights to fp32 (exact, and several times slower); "auto" is native where this machine has
-    it.  `threads`: default `SGEN_THREADS`, else what torch takes (the cores, or OMP_NUM_THREADS).  `kv_cache_dtype`: how keys
-    and values are kept, default "bf16" (with the torch path "fp32", its only one).
+    it.  `threads`: default `SGEN_THREADS`, else what torch takes (the cores, or OMP_NUM_THREADS).
+    `kv_cache_dtype`: how keys and values are kept, default "bf16" (with the torch path "fp32", its
+    only one).
     """
 
     path: ComputePath = "auto"
@@ -97,5 +98,5 @@ def _check(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_threads(name: str, threads: int) -> None:
-    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+    if not 1 <= threads <= MAX_THREADS:
         raise InvalidRequestError(f"{name} must be a number from 1 to {MAX_THREADS}", param=name)
