@@ -4,7 +4,8 @@ Measures the memory's bandwidth, then the workloads of ../shared/peers/load.py: 
 process, then on each peer through its HTTP server, one at a time.  Prints ratios beside the goals;
 medians of `--repeat` runs, each with its own seed.  `--out FILE` keeps every figure as soon as it
 is there, `--from FILE` prints and draws them again, `--peers-from FILE` takes the peers' figures
-from an earlier run.  cpu_load.py says what is run, cpu_peers.py how peers are started.
+from an earlier run of the same model on the same machine, and days that differ are said.
+cpu_load.py says what is run, cpu_peers.py how peers are started.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Session:
         try:
             await cpu_load.warm_up(self.load, client, self.data, self.args.seed)
         except RuntimeError as error:
-            self._failed(name, how, error)
+            self.failed(name, how, error)
             return
         for workload in workloads:
             try:
@@ -64,13 +65,14 @@ class Session:
                     self.args.seed, how,
                 )  # fmt: skip
             except RuntimeError as error:
-                self._failed(name, how, error)
+                self.failed(name, how, error)
                 continue
             self.report.rows.setdefault(name, []).append(row)
             say(f"{name} ({how}) {workload}: {row.score:.1f} {row.unit}")
             self.save()
 
-    def _failed(self, name: str, how: str, error: RuntimeError) -> None:
+    def failed(self, name: str, how: str, error: RuntimeError) -> None:
+        """Note it in the report; the next one goes on."""
         self.report.failures.setdefault(name, []).append(f"{how}: {error}")
         say(f"{name} ({how}): {error}")
         self.save()
@@ -91,6 +93,8 @@ def measure_sgen(session: Session, path: Path, compute: Compute) -> None:
     loaded = load_model(path, compute=compute)
     report.kv_bytes = loaded.model.kv_bytes_per_token
     with Engine(loaded) as engine:
+        report.computed = engine.info.compute
+        say(f"sgen: {report.computed}")
         client = cpu_load.SgenClient(engine, session.load.Reply)
         session.run("sgen", client, args.only, args.repeat, "in process")
     if not args.quick:
@@ -100,7 +104,8 @@ def measure_sgen(session: Session, path: Path, compute: Compute) -> None:
 
 
 def measure_peer(session: Session, peer: str, path: Path) -> None:
-    """At a server that runs, or at each of the settings that it is started with."""
+    """At a server that runs, or at each of the settings that it is started with; a server that
+    does not start is noted, and the next one goes on."""
     args = session.args
     repeat = args.peer_repeat or args.repeat
     if peer in args.peer:
@@ -111,9 +116,12 @@ def measure_peer(session: Session, peer: str, path: Path) -> None:
         chosen = [w for w in args.only if w in setting.workloads]
         if not chosen:
             continue
-        with cpu_peers.server(peer, setting, path, args.shared, args.log) as url:
-            client = cpu_peers.client(session.load, url, cpu_load.TIMEOUT)
-            session.run(peer, client, chosen, repeat, setting.name)
+        try:
+            with cpu_peers.server(peer, setting, path, args.shared, args.log) as url:
+                client = cpu_peers.client(session.load, url, cpu_load.TIMEOUT)
+                session.run(peer, client, chosen, repeat, setting.name)
+        except RuntimeError as error:
+            session.failed(peer, setting.name, error)
 
 
 def new_report(args: argparse.Namespace, path: Path, compute: Compute) -> Report:
@@ -133,6 +141,17 @@ def new_report(args: argparse.Namespace, path: Path, compute: Compute) -> Report
     )
 
 
+def take_peers(report: Report, file: Path) -> None:
+    """The peers' rows of an earlier run; SystemExit if it was of another model or machine."""
+    kept = msgspec.json.decode(file.read_bytes(), type=Report)
+    if different := cpu_report.differences(report, kept):
+        sys.exit(f"{file} cannot stand beside this run: {'; '.join(different)}")
+    report.peers_bandwidth = kept.peers_bandwidth or kept.bandwidth
+    for peer in cpu_report.PEERS:
+        report.rows[peer] = kept.rows.get(peer, [])
+        report.failures[peer] = kept.failures.get(peer, [])
+
+
 def show(report: Report, chart_file: Path | None) -> None:
     """Print the table and what else there is to say; draw the chart if asked."""
     print(f"{report.model} on {report.processor}, {report.cores} cores, {report.when}\n")
@@ -150,14 +169,12 @@ def main() -> None:
         return
     path = resolve_model(args.model)
     compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
-    session = Session(args, new_report(args, path, compute))
+    report = new_report(args, path, compute)
+    if args.peers_from:
+        take_peers(report, args.peers_from)
+    session = Session(args, report)
     if args.sgen:
         measure_sgen(session, path, compute)
-    if args.peers_from:
-        kept = msgspec.json.decode(args.peers_from.read_bytes(), type=Report)
-        for peer in cpu_report.PEERS:
-            session.report.rows[peer] = kept.rows.get(peer, [])
-            session.report.failures[peer] = kept.failures.get(peer, [])
     for peer in dict.fromkeys((*args.peer, *args.start_peers)):
         measure_peer(session, peer, path)
     session.save()

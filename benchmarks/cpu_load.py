@@ -24,9 +24,9 @@ from typing import Any
 
 import msgspec
 
-from sgen.bench_runs import timed
+from sgen import bench_runs
 from sgen.engine import Engine
-from sgen.errors import SgenError
+from sgen.errors import GrammarError, InvalidRequestError, SgenError
 from sgen.protocol import (
     GenerateRequest,
     GrammarSpec,
@@ -41,6 +41,10 @@ from sgen.protocol import (
 SIZES = {"single": 5, "prefill": 4, "fewshot": 32, "tree": 4, "chat": 16, "json": 16, "json1": 5,
          "ttft": 8}  # fmt: skip
 """Items of a run; the same for all who are compared."""
+
+OWN_SIZES = {"single": 5, "prefill": 4, "fewshot": 64, "tree": 8, "chat": 16, "json": 32,
+             "json1": 5}  # fmt: skip
+"""load.py's own, which a report names where ours are smaller."""
 
 QUICK = {"single": 2, "prefill": 2, "fewshot": 16, "tree": 2, "chat": 8, "json": 8, "json1": 2,
          "ttft": 4}  # fmt: skip
@@ -66,7 +70,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     setting: str  # of the server
     when: str  # UTC
     context: float = 0.0  # tokens of a request when half of its output was there, on average
-    more: dict[str, float | None] = {}
+    more: dict[str, float | None] = {}  # medians, but for what `_row` says of some
 
 
 def load_module(shared: Path) -> ModuleType:
@@ -131,9 +135,9 @@ class SgenClient:
     async def _send(
         self, prompt: tuple[PromptPart, ...], n: int, fixed: bool, grammar: GrammarSpec | None
     ) -> Any:
-        """A refusal before the first token is a server's 400; any other failure its 500."""
+        """A refusal before the first chunk is a server's 400; any other failure its 500."""
         self._count += 1
-        answer = self._reply()
+        answer, got = self._reply(), bench_runs.Reply()
         try:
             request = GenerateRequest(
                 id=str(self._count),
@@ -141,9 +145,14 @@ class SgenClient:
                 params=SamplingParams(max_tokens=n, ignore_eos=fixed),
                 grammar=grammar,
             )
-            got = await timed(self._engine, request)
+            await bench_runs.timed(self._engine, request, got)
         except SgenError as error:
-            answer.status, answer.error = 400, f"{type(error).__name__}: {error}"
+            refused = not got.chunks and isinstance(error, (GrammarError, InvalidRequestError))
+            answer.status = 400 if refused else 500
+            answer.error = f"{type(error).__name__}: {error}"
+            return answer
+        if got.finish == "error":
+            answer.status, answer.error = 500, "the engine ended it with an error"
             return answer
         answer.status, answer.text, answer.finish = 200, got.text, got.finish
         answer.stamps, answer.latency = got.stamps, got.seconds
@@ -185,10 +194,19 @@ async def run(
             runs.append(await load.once(client, data, name, n, rep, args))
         except Exception as error:  # whatever a reply made its workload do: load.py's own rule
             runs.append({"status": "failed", "reason": f"{type(error).__name__}: {error}"})
-    return _row(load.merge(runs), name, n, before, setting)
+    return _row(load.merge(runs), runs, name, n, before, setting)
 
 
-def _row(merged: dict[str, Any], name: str, n: int, before: float, setting: str) -> Row:
+def _row(
+    merged: dict[str, Any],
+    runs: Sequence[dict[str, Any]],
+    name: str,
+    n: int,
+    before: float,
+    setting: str,
+) -> Row:
+    """Of `errors`, requests that failed, the row has the sum of the runs that count; of what must
+    be true of every run, also the worst: a median hides the one run that was bad."""
     if merged["status"] != "ok":
         raise RuntimeError(f"{name}: {merged['status']}, {merged.get('reason')}")
     requests = merged["n"]
@@ -196,6 +214,11 @@ def _row(merged: dict[str, Any], name: str, n: int, before: float, setting: str)
     own = {"workload", "n", "score", "score_min", "score_max", "runs", "failed_runs"}
     more: dict[str, float | None] = {}
     more |= {k: v for k, v in merged.items() if k not in own and isinstance(v, (int, float))}
+    good = [r for r in runs if r["status"] == "ok"]
+    more["errors"] = sum(r.get("errors", 0) for r in good)
+    for key, worst in (("valid", min), ("refused", max)):
+        if key in more:
+            more[f"{key}_worst"] = worst(r[key] for r in good)
     now = datetime.now(UTC)
     return Row(
         workload=name,

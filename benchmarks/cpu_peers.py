@@ -2,7 +2,8 @@
 
 Where they are is said by environment variables: LLAMA_BIN (the folder of llama-server), VLLM_VENV
 (a virtual environment that has vLLM) and VLLM_MODEL (a Hugging Face folder of the same model).
-llama.cpp is measured at several settings for some workloads; the better one counts.
+llama.cpp is measured with 4 and with 16 slots where a crowd asks (chat, json), of which the better
+counts, and with 1 slot in all else.
 """
 
 from __future__ import annotations

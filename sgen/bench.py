@@ -39,6 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_one: float  # one core
     token_bytes: float  # that a token of the lone stream reads
     results: tuple[Result, ...]
+    compute: str = ""  # what computed, as `ModelInfo` says it
     startup: float | None = None
     memory: machine.Memory | None = None
 
@@ -100,6 +101,7 @@ def _measured(options: Options, *, quiet: bool) -> Report:
     loaded = load_model(path, compute=compute)
     results = []
     with Engine(loaded) as engine:
+        say(f"computed by {engine.info.compute}")
         for name in options.only or WORKLOADS:
             say(f"{name}: {WORKLOADS[name].what}, {options.repeat} runs")
             results.append(measure(engine, name, options.repeat))
@@ -119,6 +121,7 @@ def _measured(options: Options, *, quiet: bool) -> Report:
         bandwidth_one=one,
         token_bytes=machine.matrix_bytes(path) + loaded.model.kv_bytes_per_token * context,
         results=tuple(results),
+        compute=engine.info.compute,
         startup=startup,
         memory=memory,
     )
@@ -163,7 +166,7 @@ def chart_of(report: Report) -> Chart:
 
 
 def _facts(report: Report) -> list[str]:
-    facts = []
+    facts = [f"computed by {report.compute}"] if report.compute else []
     share = report.bandwidth_share
     one, all_cores = report.bandwidth_one / 1e9, report.bandwidth / 1e9
     gb = f"memory reads {all_cores:.1f} GB/s ({one:.1f} by one core)"

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from sgen.errors import SgenError
 from sgen.kernels import native
 from sgen.runtime.compute import Compute
-from sgen.runtime.weights import load_weights, open_source, read_config
+from sgen.runtime.weights import checked_weights, open_source, read_config, stored_bytes
 
 BUFFER_BYTES = 512 << 20
 PASSES = 12
@@ -89,16 +89,14 @@ def _reader() -> Callable[[npt.NDArray[np.uint64]], int]:
 def matrix_bytes(path: Path) -> int:
     """Bytes of the matrices that a token reads, as they are in a model's file or folder.
 
-    Errors as loading has them.
+    Errors as loading has them; nothing but the headers is read.
     """
     with open_source(path) as source:
         config = read_config(source)
-        weights = load_weights(source, config)
-        sizes = {name: w.nbytes for name, w in weights.items() if len(w.shape) == 2}
-        del weights  # views of the file's map, which is closed here
-    if not config.tie_embeddings:
-        del sizes["model.embed_tokens.weight"]
-    return sum(sizes.values())
+        matrices = [e for e in checked_weights(source, config) if len(e.shape) == 2]
+        if not config.tie_embeddings:
+            matrices = [e for e in matrices if e.name != "model.embed_tokens.weight"]
+        return sum(stored_bytes(source, e) for e in matrices)
 
 
 def processor() -> str:

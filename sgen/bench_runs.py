@@ -43,6 +43,7 @@ class Reply:
     stamps: list[float] = field(default_factory=list)  # when each piece of text arrived
     seconds: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    chunks: int = 0  # with text or without
 
     @property
     def ttft(self) -> float:
@@ -61,10 +62,14 @@ class Reply:
         return (self.usage.prompt_tokens - self.usage.cached_tokens) / self.ttft
 
 
-async def timed(engine: Backend, request: GenerateRequest) -> Reply:
-    """Run one request; errors are the engine's."""
-    reply, start = Reply(), time.perf_counter()
+async def timed(engine: Backend, request: GenerateRequest, reply: Reply | None = None) -> Reply:
+    """Run one request; errors are the engine's.
+
+    A `reply` of the caller's is filled as chunks come, so it tells what came before an error.
+    """
+    reply, start = reply or Reply(), time.perf_counter()
     async for chunk in engine.extend(request):
+        reply.chunks += 1
         if chunk.text:
             reply.stamps.append(time.perf_counter() - start)
             reply.text += chunk.text

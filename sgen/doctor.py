@@ -54,7 +54,7 @@ def _checks(model: str | None) -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.machine()}")
     packages = ("torch", "transformers", "tokenizers", "safetensors", "msgspec", "pydantic")
     yield _guarded("packages", lambda: ", ".join(f"{p} {metadata.version(p)}" for p in packages))
-    yield _guarded("threads", lambda: f"{torch.get_num_threads()} for torch")
+    yield _guarded("threads", lambda: f"{torch.get_num_threads()} for torch's products")
     yield _row_independence()
     yield _accelerator()
     yield _guarded("model folder", _writable_folder)
@@ -75,17 +75,18 @@ def _guarded(name: str, find: Callable[[], str]) -> Check:
 
 
 def _row_independence() -> Check:
+    """Of torch's products alone: the native decoder's rows never depend on each other."""
     name, threads = "row independence", torch.get_num_threads()
     if not is_row_independent(threads):
         return Check(
             name,
             "note",
-            "this machine's matrix products change the bits of a row with the rows beside it: "
-            "a text may depend on what else runs",
-            "run one request at a time where texts must be repeatable",
+            "torch's matrix products change the bits of a row with the rows beside it here: "
+            "where torch computes a model, a text may depend on what else runs",
+            "where texts must be repeatable, compute natively or run one request at a time",
         )
     block = row_block(threads)
-    detail = f"matrix products of {block} rows and multiples have the bits of larger ones"
+    detail = f"torch's products of {block} rows and multiples have the bits of larger ones"
     return Check(name, "ok", detail)
 
 
@@ -115,6 +116,7 @@ def _on_the_model(model: str | None) -> Iterator[Check]:
         info = engine.info
         detail = f"{info.name} in {time.monotonic() - start:.1f} s, context {info.context_length}"
         yield Check("loading", "ok", detail)
+        yield Check("compute", "ok", info.compute)
 
         def generate() -> str:
             run = probe.with_options(engine=engine).run()

@@ -1,16 +1,11 @@
-"""`sgen bench` and what it shares with the benchmarks: arithmetic, charts, and one run of it."""
+"""`sgen bench` (arithmetic, charts, and one run of it), and the arithmetic of perplexity."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +14,15 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 import torch
+from builders import tiny_hf_config, tiny_hf_tensors, write_hf_folder
 
 import sgen.cli
-from benchmarks import cpu_load, cpu_peers, cpu_report, perplexity
-from benchmarks.cpu_load import Row, SgenClient
+from benchmarks import perplexity
 from sgen import bench, bench_machine, bench_runs
 from sgen.bench_chart import Bar, Chart, Group, svg, text_chart
-from sgen.engine import Engine
-from sgen.errors import GrammarError
 from sgen.protocol import Chunk, GenerateRequest, Usage
 from sgen.runtime.batch import PAGE_SIZE, Batch
+from sgen.runtime.folder import HFFolder
 from sgen.runtime.gguf import GGUFFile
 
 CHART = Chart(
@@ -62,6 +56,20 @@ def test_a_token_reads_the_matrices_once(smollm2_path: Path) -> None:
     with GGUFFile.open(smollm2_path) as file:
         matrices = sum(t.nbytes for t in file.tensors.values() if len(t.shape) == 2)
     assert bench_machine.matrix_bytes(smollm2_path) == matrices, "embedding and head are one"
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_folder_is_measured_by_its_headers(
+    is_tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_hf_config(tie_word_embeddings=is_tied)
+    tensors = {k: t.half() if t.dim() == 2 else t for k, t in tiny_hf_tensors(config).items()}
+    folder = write_hf_folder(tmp_path / "m", config, tensors)
+    matrices = {k: t.nbytes for k, t in tensors.items() if t.dim() == 2}
+    if not is_tied:
+        del matrices["model.embed_tokens.weight"]  # a token reads one row of it
+    monkeypatch.setattr(HFFolder, "tensor", None)  # weights themselves are not asked for
+    assert bench_machine.matrix_bytes(folder) == sum(matrices.values())
 
 
 def test_memory_is_that_of_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +106,7 @@ def test_a_reply_is_stamped_where_text_comes() -> None:
     assert reply.stamps == sorted(reply.stamps)
     assert reply.ttft == reply.stamps[0] >= 0.02, "the chunk without text is no first token"
     assert reply.seconds >= reply.stamps[-1]
+    assert reply.chunks == 5
 
 
 def test_rates_of_a_reply() -> None:
@@ -172,6 +181,7 @@ def report(**changes: Any) -> bench.Report:
     made = bench.Report(
         version="1", model="tiny", processor="chip", cores=2, load_before=0.1, bandwidth=20e9,
         bandwidth_one=12e9, token_bytes=1e8, results=(single, first), startup=2.0,
+        compute="native chip, 2 threads",
         memory=bench_machine.Memory(200_000_000, 700_000_000, 16384),
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
@@ -183,7 +193,19 @@ def test_the_summary_says_how_near_the_limit_is() -> None:
     assert "500 MB beyond torch" in shown
     assert "first token: 30 ms" in shown
     assert [g.label for g in bench.chart_of(report()).groups] == ["single"], "ms are no rate"
+    assert "computed by native chip, 2 threads\n" in shown
     assert report(results=()).bandwidth_share is None
+
+
+def test_a_file_that_does_not_say_what_computed_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = msgspec.to_builtins(report())
+    del old["compute"]
+    kept = tmp_path / "old.json"
+    kept.write_bytes(msgspec.json.encode(old))
+    assert sgen.cli.main(["bench", "--from", str(kept)]) == 0
+    assert "computed by" not in capsys.readouterr().out
 
 
 def test_figures_are_kept_and_shown_again(
@@ -229,148 +251,10 @@ def test_a_run_of_it(
     assert (result.name, result.valid, result.runs) == ("json", 1.0, 1)
     assert result.low == result.score == result.high > 0
     assert found.token_bytes == bench_machine.matrix_bytes(smollm2_path)
-    assert "100% valid" in capsys.readouterr().out
-
-
-# --- beside the peers ------------------------------------------------------------------------
-
-
-class Reply:
-    """load.py's, as far as the client fills it."""
-
-    status: int = 0
-    error: str | None = None
-    text: str = ""
-    finish: str | None = None
-    latency: float = 0.0
-    stamps: Sequence[float] = ()
-    usage: dict[str, Any]
-
-
-def test_the_client_does_what_a_server_does(engine: Engine) -> None:
-    client = SgenClient(engine, Reply)
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
-              "additionalProperties": False, "vendor": "unknown"}  # fmt: skip
-    form = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
-
-    async def ask() -> list[Any]:
-        return [
-            await client.complete("One two three", 5),
-            await client.complete("One two three", 5),
-            await client.chat("Is it?", 20, response_format=form),
-            await client.chat([{"role": "user", "content": "Hi"}], 20,
-                              response_format={"json_schema": {"schema": {"type": "strange"}}}),
-        ]  # fmt: skip
-
-    first, again, typed, refused = asyncio.run(ask())
-    assert (first.status, first.finish, first.usage["completion_tokens"]) == (200, "length", 5)
-    assert first.text == again.text
-    assert 0 < first.stamps[0] <= first.latency
-    assert set(json.loads(typed.text)) == {"ok"}
-    assert typed.finish == "stop"
-    assert refused.status == 400
-    assert GrammarError.__name__ in refused.error
-
-
-def test_the_client_asks_for_what_the_workload_says() -> None:
-    backend: Any = Slow()
-    client = SgenClient(backend, Reply)
-    got = asyncio.run(client.complete("a", 7))
-    assert got.usage["prompt_tokens_details"] == {"cached_tokens": 60}
-    asyncio.run(client.chat("b", 9))
-    fixed, free = (request.params for request in backend.seen)
-    assert (fixed.max_tokens, fixed.ignore_eos, fixed.temperature) == (7, True, 0)
-    assert (free.max_tokens, free.ignore_eos, free.finish) == (9, False, "valid")
-    assert [r.id for r in backend.seen] == ["1", "2"]
-
-
-def row(workload: str, score: float, *, n: int = 4, setting: str = "as is") -> Row:
-    return Row(
-        workload=workload, n=n, runs=1, failed_runs=0, score=score, low=score, high=score,
-        unit="ms" if workload == "ttft" else "tok/s", load_before=0.1, setting=setting, when="now",
-        context=100.0, more={"valid": 0.5, "overhead": 0.1},
-    )  # fmt: skip
-
-
-def compared() -> cpu_report.Report:
-    return cpu_report.Report(
-        version="1", when="2026-01-01", model="tiny", processor="chip", cores=2, compute="{}",
-        seed="1", bandwidth=1e6, bandwidth_one=1e6, matrix_bytes=4000, kv_bytes=10,
-        rows={
-            "sgen": [row("single", 100), row("ttft", 20), row("tree", 50, n=8)],
-            "llamacpp": [row("single", 25, setting="slow"), row("single", 40, setting="good"),
-                         row("ttft", 30, setting="slow"), row("ttft", 10, setting="good"),
-                         row("tree", 5), row("single", 80, n=2)],
-        },
-    )  # fmt: skip
-
-
-def test_ratios_are_to_the_better_setting() -> None:
-    found = compared()
-    assert found.ratio("llamacpp", "single") == 2.5
-    assert found.ratio("llamacpp", "ttft") == 0.5, "of times the shorter is better"
-    assert found.ratio("llamacpp", "tree") is None, "different n"
-    assert found.ratio("vllm", "single") is None
-    assert found.share("sgen") == pytest.approx(100 * (4000 + 10 * 100) / 1e6)
-    assert found.share("llamacpp") == pytest.approx(40 * 4000 / 1e6)
-    assert found.share("vllm") is None, "it reads other weights"
-
-
-def test_the_table_says_which_goals_are_met() -> None:
-    lines = cpu_report.table(compared()).splitlines()
-    assert "2.50x | 2x | yes" in lines[2]
-    assert "good" in lines[2]
-    assert "| — | 12x | — |" in next(line for line in lines if "tree" in line)
-    assert "0.50x | 1x | no" in lines[-1]
-    kept = msgspec.json.decode(msgspec.json.encode(compared()), type=cpu_report.Report)
-    assert kept == compared()
-    groups = cpu_report.chart(kept).groups
-    assert [(g.label, g.bars[0].value, g.bars[0].goal) for g in groups] == [
-        ("one stream", 2.5, 2.0),
-        ("first token, warm", 0.5, 1.0),
-    ]
-
-
-def test_a_failed_workload_has_no_row() -> None:
-    async def once(client: Any, data: Any, name: str, n: int, rep: int, args: Any) -> Any:
-        seeds.append(args.seed)
-        return {"status": "unsupported", "reason": "400"}
-
-    seeds: list[str] = []
-    load: Any = SimpleNamespace(once=once, merge=lambda runs: runs[0])
-    with pytest.raises(RuntimeError, match="json: unsupported, 400"):
-        asyncio.run(cpu_load.run(load, None, None, "json", 4, 3, "7", "here"))
-    assert len(set(seeds)) == 3, "a seed for each run"
-
-
-def test_a_server_ends_with_what_it_started(tmp_path: Path) -> None:
-    """The processes of a server are one group, as `server` starts them."""
-    code = "import subprocess, sys; print(subprocess.Popen(['sleep', '99']).pid, flush=True)"
-    shell = f'{sys.executable} -c "{code}"; sleep 99'
-    process = subprocess.Popen(
-        ["bash", "-c", shell], stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout is not None
-    child = int(process.stdout.readline())
-    os.kill(child, 0)
-    cpu_peers._end(process)
-    assert process.returncode == -signal.SIGTERM
-    for _ in range(100):
-        state = Path(f"/proc/{child}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("the child lives")
-    process.stdout.close()
-
-
-def test_a_peer_needs_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_VENV", "/somewhere")
-    monkeypatch.delenv("VLLM_MODEL", raising=False)
-    assert cpu_peers.missing("vllm") == ["VLLM_MODEL"]
-    measured = {w for s in cpu_peers.SETTINGS["llamacpp"] for w in s.workloads}
-    assert measured == set(cpu_load.SIZES) == set(cpu_report.GOALS)
+    assert found.compute.startswith(("native ", "torch "))
+    shown = capsys.readouterr().out
+    assert "100% valid" in shown
+    assert f"computed by {found.compute}\n" in shown
 
 
 # --- perplexity ------------------------------------------------------------------------------
