@@ -71,13 +71,22 @@ class Compute(msgspec.Struct, frozen=True):
         except ValueError as error:
             raise InvalidRequestError(str(error), param="SGEN_ISA") from None
         library = None if name is None else isa.load(name)
-        if library is None:
-            self.without_native(
-                "an unknown processor" if name is None else "no C compiler, or SGEN_NATIVE=0"
-            )
+        if name is None:
+            self.without_native("this processor is unknown")
+        elif library is None:  # which has been warned of, unless it was asked for
+            self._refuse("its C code could not be compiled and kept, or SGEN_NATIVE=0 is set")
         return library
 
     def without_native(self, reason: str) -> None:
+        """Warn of the torch path, or refuse: see `_refuse`."""
+        self._refuse(reason)
+        warnings.warn(
+            f"{reason}: the torch path is used, which is several times slower",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _refuse(self, reason: str) -> None:
         """InvalidRequestError if something was asked for that only the native path has."""
         if self.path == "native" or self.kv_cache_dtype in ("bf16", "int8"):
             raise InvalidRequestError(
@@ -85,11 +94,6 @@ class Compute(msgspec.Struct, frozen=True):
                 param="compute",
                 hint='choose the "torch" path; where there is no C compiler, install one',
             )
-        warnings.warn(
-            f"{reason}: the torch path is used, which is several times slower",
-            RuntimeWarning,
-            stacklevel=3,
-        )
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sgen.protocol import Chunk, SamplingParams
-from sgen.runtime.compute import Compute
+from sgen.runtime.compute import Compute, KVCacheDtype
 from sgen.runtime.engine import EngineCore, EngineStats
 from sgen.runtime.loader import LoadedModel, load_model
 from sgen.runtime.scheduler import Limits
@@ -48,10 +48,12 @@ class Case:
         *,
         limits: Limits | None = None,
         pages: int = 1200,
+        some: Sequence[int] | None = None,
         alone: Sequence[int] | None = None,
         rounds: int = 1,
     ) -> tuple[list[list[int]], EngineStats]:
-        """Greedy outputs of all prompts: together, or those of `alone` one after another."""
+        """Greedy outputs of all prompts or of `some` together, or of `alone` one after another;
+        none of the other prompts."""
         core = EngineCore(
             self.loaded.model, self.loaded.tokenizer.vocabulary, pages, limits=limits, debug=True
         )
@@ -74,7 +76,7 @@ class Case:
 
         for _ in range(rounds):
             outputs[:] = [[] for _ in self.prompts]
-            for group in [[i] for i in alone] if alone else [range(len(self.prompts))]:
+            for group in [[i] for i in alone] if alone else [some or range(len(self.prompts))]:
                 events = []
                 for i in group:
                     events.append(threading.Event())
@@ -128,14 +130,16 @@ def check_against_transformers(case: Case) -> None:
         assert error < 1e-3, f"{error:.1e} on a prompt of {len(prompt)} tokens"
 
 
-def check_cache_chunks_and_preemption(case: Case) -> None:
+def check_cache_chunks_and_preemption(case: Case, some: Sequence[int] | None = None) -> None:
+    """`some` are the prompts for chunks of 7, which take long; default all."""
     hits, stats = case.run(rounds=2)
     assert hits == case.together, "after cache hits"
     assert stats.counters.cached_tokens > sum(len(p) - 16 for p in case.prompts)
     # `together` was prefilled in chunks of 512, which is the default.
     assert Limits().prefill_chunk == 512
-    chunked, _ = case.run(limits=Limits(prefill_chunk=7))
-    assert chunked == case.together, "prefill in chunks of 7"
+    some = some or range(len(case.prompts))
+    chunked, _ = case.run(limits=Limits(prefill_chunk=7), some=some)
+    assert [chunked[i] for i in some] == [case.together[i] for i in some], "in chunks of 7"
     longest = max(len(p) for p in case.prompts) + case.num_tokens
     preempted, stats = case.run(pages=-(-longest // 16) + 8)
     assert stats.counters.preemptions > 0
@@ -158,9 +162,30 @@ def test_alone_equals_together(case: Case) -> None:
 
 
 def test_native_cache_chunks_and_preemption_change_nothing(native_case: Case) -> None:
-    check_cache_chunks_and_preemption(native_case)
-    alone, _ = native_case.run(alone=range(20))
-    assert alone == native_case.together
+    check_cache_chunks_and_preemption(native_case, some=(0, 4, 9, 13))
+    chosen = (1, 6, 11, 14, 19)
+    alone, _ = native_case.run(alone=chosen)
+    assert [alone[i] for i in chosen] == [native_case.together[i] for i in chosen]
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp32"])
+def test_native_threads_change_nothing(
+    kind: KVCacheDtype, native_case: Case, smollm2_path: Path
+) -> None:
+    """Keys and values of the kinds that `native_case` has not: alone on one thread, with others
+    on three."""
+    one, three = (
+        Case(smollm2_path, QUICK, QUICK_TOKENS, Compute("native", threads, kind))
+        for threads in (1, 3)
+    )
+    alone, _ = one.run(alone=range(len(QUICK)))
+    assert alone == three.together
+    batch = batch_of([p + o for p, o in zip(three.prompts, three.together, strict=True)])
+    logits = [
+        model.forward(batch, model.allocate(int(batch.page_table.max()) + 1))
+        for model in (one.loaded.model, three.loaded.model)
+    ]
+    assert torch.equal(*logits)
 
 
 def test_native_is_near_the_reference(native_case: Case, smollm2_path: Path) -> None:

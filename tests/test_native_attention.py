@@ -21,12 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sgen.kernels import decoder, isa, native, reference
+from tests.native_emulation import EMULATED, emulated
 
 pytestmark = pytest.mark.skipif(native.load("grammar") is None, reason="there is no C compiler")
 
 PAGE = 16
 KINDS = ["fp32", "bf16", "int8"]
 BEST = isa.supported()[0]
+SOURCES = ("decoder_attention.c", "decoder_attention_kv.c", "decoder_attention_plan.c",
+           "decoder_pool.c")  # fmt: skip
 TOLERANCE = 1e-5
 """Values are of size 1 and weights add up to 1.  Two fp32 ways to add up to 256 products for a
 score differ by some 1e-6, and so, relatively, do the weights."""
@@ -34,9 +37,12 @@ score differ by some 1e-6, and so, relatively, do the weights."""
 
 @lru_cache
 def library(name: str) -> ctypes.CDLL:
-    loaded = isa.load(name)
-    assert loaded is not None
-    lib = loaded.free
+    if name in EMULATED:
+        lib = emulated(name, *SOURCES)
+    else:
+        loaded = isa.load(name)
+        assert loaded is not None
+        lib = loaded.free
     lib.kv_block_bytes.restype, lib.kv_block_bytes.argtypes = c_int64, (POINTER(decoder.KV),)
     lib.kv_write.argtypes = (POINTER(decoder.KV), c_int, c_int64, c_void_p, c_void_p)
     lib.attention_plan.restype = lib.pool_new.restype = c_void_p
@@ -299,6 +305,28 @@ def test_bits_in_any_company(kind: str, window: int | None) -> None:
         assert same_bits(attend(cache, some, 2), together[rows])
 
 
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [(1, 1, 0, 8), (1, 149, 0, 8)],
+        [(1, 149, 0, 8), (1, 1, 0, 8)],
+        [(1, 7 * b, 0, 8) for b in range(40)],
+        [(3, 60 * (b % 3), 0, 8) for b in range(20)],
+    ],
+)
+def test_a_window_that_hides_a_shared_prefix_from_some(requests: list[Request]) -> None:
+    """Some rows see nothing of what they share with others, and begin in a later split."""
+    case = case_of(requests, window=7)
+    cache = case.fill(BEST, "fp32")
+    for threads in (1, 2):
+        attend(case_of(MIXED).fill(BEST, "fp32"), case_of(MIXED))  # leaves memory behind
+        together = attend(cache, case, threads)
+        torch.testing.assert_close(together, case.expected("fp32"), rtol=0, atol=TOLERANCE)
+        for b in range(len(requests)):
+            alone, rows = picked(case, [b])
+            assert same_bits(attend(cache, alone, 1), together[rows])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_bits_of_copied_pages(kind: str) -> None:
     """Requests that share pages, and the same ones with pages of their own."""
@@ -344,6 +372,19 @@ def test_bits_on_every_instruction_set(name: str, kind: str) -> None:
     cache, best = case.fill(name, kind), case.fill(BEST, kind)
     assert np.array_equal(cache.data, best.data)
     assert same_bits(attend(cache, case), attend(best, case))
+
+
+@pytest.mark.parametrize("name", EMULATED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_on_what_is_not_here(name: str, kind: str) -> None:
+    """AVX-512 and NEON, emulated: blocks of 1 to 12 queries, what is shared and what is stored."""
+    requests = [(n, 6 * n, 0, 0) for n in range(1, 13)]
+    requests += [(1, 70, 0, 9), (2, 3, 0, 9), (1, 130, 1, 0)]
+    for window in (None, 50):
+        case = case_of(requests, (1, 1), 48, window)
+        cache, portable = case.fill(name, kind), case.fill("portable", kind)
+        assert np.array_equal(cache.data, portable.data)
+        assert same_bits(attend(cache, case), attend(portable, case))
 
 
 def test_a_zero_has_no_sign() -> None:

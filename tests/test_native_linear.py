@@ -7,16 +7,18 @@ here too: their code is compiled with the intrinsics of tests/native_emulation, 
 from __future__ import annotations
 
 import ctypes
+import random
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sgen.kernels import native
+from sgen.kernels import isa, native
 from sgen.kernels.decoder import SPARE_ROWS, Rows
 from sgen.kernels.packing import Matrix as CMatrix
-from tests.native_emulation import NATIVE, compiled
+from tests.native_emulation import EMULATED, emulated
 
 SOURCES = ("decoder_linear.c", "decoder_pool.c", "decoder_rows.c")
 
@@ -186,6 +188,21 @@ def random_rows(count: int, columns: int, seed: int = 0) -> Floats:
     return x
 
 
+def multiply(
+    lib: ctypes.CDLL,
+    pool: ctypes.c_void_p,
+    matrices: list[Matrix],
+    inputs: Inputs,
+    out: Floats,
+    add: bool = False,
+) -> None:
+    """`linear` into the first rows and columns of `out`."""
+    pointers = (ctypes.POINTER(CMatrix) * len(matrices))(*(ctypes.pointer(m.c) for m in matrices))
+    lib.linear(pool, pointers, len(matrices), ctypes.byref(inputs.c),
+               ctypes.c_int64(len(inputs.x)), ctypes.c_void_p(out.ctypes.data),
+               ctypes.c_int64(out.shape[1]), int(add))  # fmt: skip
+
+
 def product(
     lib: ctypes.CDLL,
     matrices: list[Matrix],
@@ -198,21 +215,20 @@ def product(
     room = np.full((count + 1, outputs + 3), 7.0, np.float32)
     if y is not None:
         room[:count, :outputs] = y
-    pointers = (ctypes.POINTER(CMatrix) * len(matrices))(*(ctypes.pointer(m.c) for m in matrices))
-    pool = lib.pool_new(threads)
-    lib.linear(ctypes.c_void_p(pool), pointers, len(matrices), ctypes.byref(inputs.c),
-               ctypes.c_int64(count), ctypes.c_void_p(room.ctypes.data),
-               ctypes.c_int64(outputs + 3), int(y is not None))  # fmt: skip
-    lib.pool_free(ctypes.c_void_p(pool))
+    pool = ctypes.c_void_p(lib.pool_new(threads))
+    multiply(lib, pool, matrices, inputs, room, y is not None)
+    lib.pool_free(pool)
     assert (room[:count, outputs:] == 7).all()
     assert (room[count] == 7).all()
     return room[:count, :outputs].copy()
 
 
 @pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
-    sources = [NATIVE / source for source in SOURCES]
-    libraries = compiled(tmp_path_factory.mktemp("linear"), sources)
+def libraries() -> dict[str, ctypes.CDLL]:
+    """The best first, those that are emulated last."""
+    loaded = {name: isa.load(name) for name in isa.supported()}
+    libraries = {name: library.free for name, library in loaded.items() if library is not None}
+    libraries |= {name: emulated(name, *SOURCES) for name in EMULATED}
     for lib in libraries.values():
         lib.pool_new.restype = ctypes.c_void_p
     return libraries
@@ -279,6 +295,22 @@ def test_every_number_of_rows(f: Format, libraries: dict[str, ctypes.CDLL]) -> N
             for threads in (1, 2, 3):
                 got = product(lib, [matrix], inputs, threads)
                 assert got.tobytes() == alone[:count].tobytes(), (name, count, threads)
+
+
+def test_one_pool_for_many_short_products(lib: ctypes.CDLL) -> None:
+    """More threads than cores, most still awake from one run when the next begins; some asleep."""
+    matrix = random_matrix(Format(8, zero=128), 300, 64, seed=8)
+    inputs = [Inputs(lib, random_rows(count, 64, seed=count)) for count in (1, 2, 3)]
+    wanted = [product(lib, [matrix], these) for these in inputs]
+    pool, rng = ctypes.c_void_p(lib.pool_new(4)), random.Random(0)
+    for k in range(3000):
+        i = rng.randrange(3)
+        got = np.full_like(wanted[i], np.nan)
+        multiply(lib, pool, [matrix], inputs[i], got)
+        assert np.array_equal(got, wanted[i]), f"product {k}"
+        if rng.random() < 0.01:
+            time.sleep(0.001)
+    lib.pool_free(pool)
 
 
 def test_many_columns(lib: ctypes.CDLL) -> None:

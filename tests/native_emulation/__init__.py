@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from sgen.kernels import isa, native
@@ -22,6 +24,14 @@ def compiled(folder: Path, sources: Sequence[Path]) -> dict[str, ctypes.CDLL]:
     that do not, emulated."""
     options = {name: isa.OPTIONS[name] for name in isa.supported()} | EMULATED
     return {name: _compiled(folder / f"{name}.so", sources, o) for name, o in options.items()}
+
+
+@lru_cache
+def emulated(name: str, *files: str) -> ctypes.CDLL:
+    """A library of files of kernels/native for one of EMULATED; it is made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [NATIVE / file for file in files]
+        return _compiled(Path(folder) / f"{name}.so", sources, EMULATED[name])
 
 
 def _compiled(path: Path, sources: Sequence[Path], options: tuple[str, ...]) -> ctypes.CDLL:
