@@ -101,7 +101,7 @@ class Slow:
 
 def test_a_reply_is_stamped_where_text_comes() -> None:
     request = bench_runs.request("hello", 4)
-    reply = asyncio.run(bench_runs.timed(Slow(), request))  # type: ignore[arg-type]
+    reply = asyncio.run(bench_runs.timed(Slow(), request))  # type: ignore[arg-type]  # a fake backend
     assert (reply.text, reply.finish, len(reply.stamps)) == ("abc", "length", 3)
     assert reply.stamps == sorted(reply.stamps)
     assert reply.ttft == reply.stamps[0] >= 0.02, "the chunk without text is no first token"
@@ -122,8 +122,8 @@ def test_rates_of_a_reply() -> None:
 def test_prompts_of_two_runs_share_no_beginning() -> None:
     backend, rng = Slow(), random.Random("x")
     for _ in range(2):
-        asyncio.run(bench_runs._awaited(bench_runs.WORKLOADS["prefill"].run(backend, rng)))  # type: ignore[arg-type]
-    begins = {request.prompt[0].text.split()[0] for request in backend.seen}  # type: ignore[union-attr]
+        asyncio.run(bench_runs._awaited(bench_runs.WORKLOADS["prefill"].run(backend, rng)))  # type: ignore[arg-type]  # a fake backend
+    begins = {request.prompt[0].text.split()[0] for request in backend.seen}  # type: ignore[union-attr]  # its prompts are texts
     assert len(begins) == len(backend.seen) == 6
 
 
@@ -281,7 +281,7 @@ class Bigram:
 def test_losses_are_of_the_next_tokens() -> None:
     model: Any = Bigram()
     tokens = torch.arange(600) % 4
-    losses = perplexity.window_losses(model, None, tokens)  # type: ignore[arg-type]
+    losses = perplexity.window_losses(model, None, tokens)  # type: ignore[arg-type]  # a fake model
     assert model.extended == [(0, 256), (256, 512), (512, 599)]
     # fp32 softmax of four numbers
     torch.testing.assert_close(losses, torch.full((599,), 2.0).double().log(), rtol=1e-6, atol=0)

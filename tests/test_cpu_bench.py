@@ -312,7 +312,7 @@ def test_a_server_that_does_not_start_is_noted(
     session = cpu.Session.__new__(cpu.Session)  # without ../shared
     session.args, session.report = args, compared()
     session.load = SimpleNamespace(Client=lambda given: None)
-    session.run = run  # type: ignore[method-assign]
+    session.run = run  # type: ignore[method-assign]  # a stand-in
     cpu.measure_peer(session, "llamacpp", Path("m"))
     assert started == ["1 slot", "4 slots", "16 slots"]
     assert measured == [("4 slots", ["chat"]), ("16 slots", ["chat"])]

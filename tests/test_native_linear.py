@@ -77,10 +77,10 @@ def integers_of_block(w: NDArray[np.uint8], bits: int) -> bytes:
         return b"".join(q.tobytes() for q in quads)
     out = [(quads[2 * i] & 15) | (quads[2 * i + 1] & 15) << 4 for i in range(4)]
     if bits == 5:
-        out.append(sum((quads[j] >> 4) << j for j in range(8)).astype(np.uint8))  # type: ignore[union-attr]
+        out.append(sum((quads[j] >> 4) << j for j in range(8)).astype(np.uint8))  # type: ignore[union-attr]  # never 0
     if bits == 6:
         for h in range(2):
-            out.append(sum((quads[4 * h + i] >> 4) << 2 * i for i in range(4)).astype(np.uint8))  # type: ignore[union-attr]
+            out.append(sum((quads[4 * h + i] >> 4) << 2 * i for i in range(4)).astype(np.uint8))  # type: ignore[union-attr]  # never 0
     return b"".join(q.astype(np.uint8).tobytes() for q in out)
 
 
