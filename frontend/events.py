@@ -18,13 +18,20 @@ EventKind = Literal[
     "text",  # delta: text that the program wrote
     "role",  # name: the role; delta: the heading of a message, or the line's end that closes it
     "var.start",  # name
-    "var.delta",  # name; delta: generated text
-    "var.end",  # name; value
+    "var.delta",  # name; delta: generated text; tokens: how each of its tokens came
+    "var.end",  # name; value; usage: of this generation
     "fork",  # value: the paths of the new branches
     "join",  # value: the paths of the branches that are done
     "cancel",  # name, or None for a whole branch
     "error",  # name, or None for the run; value: the exception
     "done",  # value: the Run
+]
+
+
+TokenWay = Literal[
+    "sampled",  # of all tokens
+    "masked",  # of those that a grammar allowed
+    "forced",  # a grammar allowed no other
 ]
 
 
@@ -37,6 +44,8 @@ class Event:
     name: str | None = None
     delta: str = ""
     value: Any = None
+    tokens: tuple[TokenWay, ...] = ()
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

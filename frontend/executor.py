@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sgen.errors import CancelledError, EngineClosedError, OutputError, SgenError
+from sgen.errors import CancelledError, EngineClosedError, OutputError, ProgramError, SgenError
 from sgen.frontend import ir
 from sgen.frontend.events import ROLE_END, Event, EventKind, Span, role_heading, variable_key
 from sgen.frontend.lanes import (
@@ -24,6 +25,7 @@ from sgen.frontend.lanes import (
     default_decode,
     gen_value,
     option_score,
+    token_ways,
 )
 from sgen.frontend.values import Cell, Failure, Outcome
 from sgen.protocol import (
@@ -40,6 +42,16 @@ from sgen.protocol import (
 Emit = Callable[[Event], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run keeps to on a server.  The ids of its requests begin with `run_id`; `characters`
+    bounds the text that nodes write and that forks hand on, all branches together."""
+
+    run_id: str = ""
+    cache_salt: str = ""
+    characters: int | None = None
+
+
 class Executor:
     """One run.  `args` are the values of an IR's arguments; a live program needs none."""
 
@@ -50,14 +62,17 @@ class Executor:
         loop: asyncio.AbstractEventLoop,
         args: Mapping[str, Any] | None = None,
         emit: Emit | None = None,
+        terms: Terms | None = None,
     ) -> None:
         self.backend = backend
         self.loop = loop
         self.usage = Usage()
         self._args = dict(args or {})
         self._emit = emit or _ignore
-        self._id = secrets.token_hex(6)
+        self._terms = terms or Terms()
+        self._id = self._terms.run_id or secrets.token_hex(6)
         self._requests = 0
+        self._characters = 0
         self._root = Lane((), born=True)
         self._lanes = {ir.ROOT: self._root}
         self._cells: dict[int, Cell] = {}
@@ -155,12 +170,21 @@ class Executor:
         for piece in pieces:
             match piece:
                 case ir.Lit():
-                    texts.append(piece.text)
+                    text = piece.text
                 case ir.Var():
-                    texts.append(self._cells[piece.var].outcome().text)
+                    text = self._cells[piece.var].outcome().text
                 case ir.Arg():
-                    texts.append(format(ir.argument_value(self._args, piece.name, piece.path), ""))
+                    text = format(ir.argument_value(self._args, piece.name, piece.path), "")
+            self._count(text)
+            texts.append(text)
         return "".join(texts)
+
+    def _count(self, text: str) -> None:
+        """Before it is copied: a short program may ask for any number of copies."""
+        self._characters += len(text)
+        most = self._terms.characters
+        if most is not None and self._characters > most:
+            raise ProgramError(f"the program writes more than {most:,} characters")
 
     def _show(self, lane: Lane, span: Span) -> None:
         if span.text:
@@ -170,10 +194,12 @@ class Executor:
 
     def _fork(self, lane: Lane, node: ir.Fork) -> None:
         children = [self._lanes[c] for c in node.children]
+        text = lane.text
+        self._count(text)
         self._emit(Event("fork", lane.path, value=tuple(c.path for c in children)))
         for child in children:
             child.parts = list(lane.parts)
-            child.inherited = lane.text
+            child.inherited = text
             child.born = True
             self._kick(child)
 
@@ -232,6 +258,7 @@ class Executor:
             prompt=tuple(lane.parts),
             params=node.params,
             grammar=node.grammar,
+            cache_salt=self._terms.cache_salt,
         )
         self._emit(Event("var.start", lane.path, node.name))
         ids: list[int] = []
@@ -242,7 +269,8 @@ class Executor:
                 logprobs.extend(chunk.logprobs)
                 if chunk.text:
                     cell.push(chunk.text)
-                    self._emit(Event("var.delta", lane.path, node.name, chunk.text))
+                    ways = token_ways(chunk, constrained=node.grammar is not None)
+                    self._emit(Event("var.delta", lane.path, node.name, chunk.text, tokens=ways))
         finally:
             text = cell.text
             if text:
@@ -283,7 +311,10 @@ class Executor:
 
     async def _select(self, lane: Lane, node: ir.Select, cell: Cell, decode: Decode) -> None:
         request = ScoreRequest(
-            id=self._request_id(node.name), prompt=tuple(lane.parts), options=node.options
+            id=self._request_id(node.name),
+            prompt=tuple(lane.parts),
+            options=node.options,
+            cache_salt=self._terms.cache_salt,
         )
         self._emit(Event("var.start", lane.path, node.name))
         answered = False
@@ -306,10 +337,11 @@ class Executor:
         cell.push(text)
         self._emit(Event("var.delta", lane.path, node.name, text))
         by_value = {decode(o): score for o, score in zip(node.options, scores, strict=True)}
-        self._bind(lane, node.name, cell, Outcome(decode(text), text, scores=by_value))
+        outcome = Outcome(decode(text), text, scores=by_value, usage=answers.usage)
+        self._bind(lane, node.name, cell, outcome)
 
     def _bind(self, lane: Lane, name: str, cell: Cell, outcome: Outcome) -> None:
-        self._emit(Event("var.end", lane.path, name, value=outcome.value))
+        self._emit(Event("var.end", lane.path, name, value=outcome.value, usage=outcome.usage))
         cell.finish(outcome)
 
     def _request_id(self, name: str) -> str:

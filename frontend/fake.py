@@ -27,6 +27,8 @@ from sgen.protocol import (
     RoleStart,
     ScoreRequest,
     Scores,
+    Text,
+    Tokens,
     Usage,
 )
 
@@ -175,7 +177,7 @@ def request_name(request: GenerateRequest | ScoreRequest) -> str:
 
 def prompt_text(prompt: Sequence[PromptPart]) -> str:
     """The texts of a prompt, without roles."""
-    return "".join(p.text for p in prompt if not isinstance(p, (RoleStart, RoleEnd)))
+    return "".join(p.text for p in prompt if isinstance(p, (Text, Tokens)))
 
 
 def least_text(grammar: GrammarSpec) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sgen.errors import OutputError
 from sgen.frontend import ir
-from sgen.frontend.events import Span
+from sgen.frontend.events import Span, TokenWay
 from sgen.frontend.specs import as_text
 from sgen.frontend.values import Cell, Failure
 from sgen.grammars.compile import compile_grammar
@@ -100,6 +100,13 @@ def option_score(score: OptionScore, by: ir.SelectBy) -> float:
         return score.tree
     total = sum(score.logprobs)
     return total if by == "sum" else total / max(1, len(score.logprobs))
+
+
+def token_ways(chunk: Chunk, *, constrained: bool) -> tuple[TokenWay, ...]:
+    """How each of the chunk's tokens came."""
+    free: TokenWay = "masked" if constrained else "sampled"
+    forced = frozenset(chunk.forced)
+    return tuple(["forced" if i in forced else free for i in range(len(chunk.token_ids))])
 
 
 def gen_value(node: ir.Gen, text: str, last: Chunk, decode: Decode) -> Any:

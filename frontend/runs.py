@@ -17,7 +17,7 @@ from sgen.frontend import ir
 from sgen.frontend.bridge import Worker
 from sgen.frontend.defaults import DEFAULT
 from sgen.frontend.events import Event, Run
-from sgen.frontend.executor import Emit, Executor
+from sgen.frontend.executor import Emit, Executor, Terms
 from sgen.frontend.lanes import Decode
 from sgen.frontend.recording import CURRENT, Options, Recording
 from sgen.frontend.refs import Ref
@@ -63,6 +63,7 @@ async def run_ir(
     backend: Backend,
     decoders: Mapping[int, Decode] | None = None,
     emit: Emit | None = None,
+    terms: Terms | None = None,
 ) -> Run[Any]:
     """Run a validated program from its nodes.
 
@@ -73,7 +74,8 @@ async def run_ir(
     if missing:
         raise ProgramError(f"{program.name}: argument {missing[0]!r} is missing")
     _check_arguments(program, args)
-    executor = Executor(backend, loop=asyncio.get_running_loop(), args=args, emit=emit)
+    loop = asyncio.get_running_loop()
+    executor = Executor(backend, loop=loop, args=args, emit=emit, terms=terms)
 
     async def body() -> Any:
         for node in program.nodes:

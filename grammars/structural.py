@@ -3,7 +3,8 @@
 Two forms, as vLLM, SGLang and xgrammar read them.  `{"structures": [{"begin", "schema", "end"}],
 "triggers": [...]}` is the older one; `{"format": {"type": ...}}` builds the text from formats:
 https://github.com/mlc-ai/xgrammar/blob/main/docs/tutorials/structural_tag.md.  What cannot be
-enforced is refused by its name.  An `end` is met where it first occurs.
+enforced is refused by its name.  An `end` is met where it first occurs.  A format of our own is
+`{"type": "grammar_spec", "spec": {...}}`: a whole GrammarSpec, so that each part has its options.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ class _Formats:
         self._builder = builder
         self._spec = spec
         self._lower = lower
+        self._specs: dict[tuple[GrammarSpec, str], int] = {}  # grammars by their places
         self._kinds: dict[str, Callable[[Any, str, Closers], int]] = {
             "const_string": self.const_string,
             "json_schema": self.json_schema,
+            "grammar_spec": self.grammar_spec,
             "regex": self.source,
             "grammar": self.source,
             "lark": self.source,
@@ -103,11 +106,14 @@ class _Formats:
         return self._builder.sequence([node, ends])
 
     def grammar(self, kind: str, source: str, pointer: str) -> int:
+        """The node of a grammar inside, with the options of the whole."""
+        return self.inner(msgspec.structs.replace(self._spec, kind=kind, source=source), pointer)
+
+    def inner(self, spec: GrammarSpec, pointer: str) -> int:
         """The node of a grammar inside; what is refused or noted gets its place in the whole."""
         notes = self._builder.notes
         before = len(notes)
         try:
-            spec = msgspec.structs.replace(self._spec, kind=kind, source=source)
             node = self._lower(self._builder, spec)
             notes[before:] = [f"{pointer}{note}" for note in notes[before:]]
             return node
@@ -153,6 +159,23 @@ class _Formats:
         source = json.dumps(fields["json_schema"])
         place = join(pointer, "json_schema")
         return self.closed(self.grammar("json_schema", source, place), closers)
+
+    def grammar_spec(self, value: Schema, pointer: str, closers: Closers) -> int:
+        """Any grammar with its own options; errors in it are told of `place`."""
+        fields = _members(value, "grammar_spec", pointer, {"spec"}, {"place"})
+        try:
+            spec = msgspec.convert(fields["spec"], GrammarSpec)
+        except msgspec.ValidationError as error:
+            refuse(f"spec is no grammar: {error}", "spec", join(pointer, "spec"))
+        if closers and spec.kind == "structural_tag":
+            refuse(
+                "free text of another grammar cannot know its end", "spec", join(pointer, "spec")
+            )
+        place = _text(fields.get("place", join(pointer, "spec")), "place", join(pointer, "place"))
+        node = self._specs.get((spec, place))
+        if node is None:
+            node = self._specs[spec, place] = self.inner(spec, place)
+        return self.closed(node, closers)
 
     def source(self, value: Schema, pointer: str, closers: Closers) -> int:
         kind: str = value["type"]
@@ -293,6 +316,9 @@ def _is_open(content: object) -> bool:
     kind, elements = content.get("type"), content.get("elements")
     if kind in ("any_text", "dispatch", "token_dispatch"):
         return True
+    if kind == "grammar_spec":
+        spec = content.get("spec")
+        return isinstance(spec, dict) and spec.get("kind") == "structural_tag"
     if kind in ("triggered_tags", "token_triggered_tags"):
         return not all(content.get(name) is True for name in _TAG_OPTIONS)
     if kind in ("optional", "plus", "star", "repeat"):

@@ -2,7 +2,7 @@
 
 - A message's text is put into the rendered template by us, not by the template: it renders a
   placeholder.  So special tokens written in a message stay plain characters, and tokens that the
-  model generated stay the tokens they were.
+  model generated stay the tokens they were.  The same holds for every text of a tool or a call.
 - Templates come with the model; a request never brings one.
 - Text between two runs of generated tokens is encoded as one text, so a prompt has the tokens that
   the same text would have in one piece.
@@ -10,23 +10,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import Any
 
 from sgen.errors import InvalidRequestError
-from sgen.protocol import PromptPart, Role, RoleEnd, RoleStart, Text, Tokens
-from sgen.runtime.template import CLOSE, OPEN, ChatTemplate, check_shown
+from sgen.protocol import PromptPart, Text, Tokens, ToolFormat
+from sgen.runtime.conversation import Content, Conversation, read
+from sgen.runtime.habits import THINK, Habits, habits_of
+from sgen.runtime.template import ChatTemplate, Fields, check_shown
+from sgen.runtime.texts import (
+    CLOSE,
+    OPEN,
+    PLACEHOLDER,
+    REASONING,
+    Texts,
+    check_unicode,
+    escape,
+)
 from sgen.runtime.tokenizer import Tokenizer
+from sgen.runtime.tool_prompts import (
+    as_plain,
+    call_value,
+    one_call_each,
+    result_value,
+    tool_value,
+    without_system,
+)
 
 Piece = str | Text | Tokens
 """str: text of the template, in which special tokens are meant."""
-
-
-@dataclass(slots=True)
-class Message:
-    role: Role
-    content: list[Text | Tokens] = field(default_factory=list)
-    closed: bool = False
 
 
 class PromptEncoder:
@@ -36,69 +50,60 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         source = tokenizer.chat_template
         self._template = ChatTemplate(source, tokenizer.special_tokens) if source else None
+        self._habits = habits_of(self._template) if self._template else None
 
     @property
     def has_template(self) -> bool:
         return self._template is not None
 
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model is told to write calls."""
+        return (self._habits and self._habits.tools) or "json"
+
+    @property
+    def reasoning(self) -> tuple[str, str] | None:
+        """What begins and ends reasoning in the text of an output, where the template or the
+        vocabulary knows it."""
+        ids = self._tokenizer.encode(THINK[1], special=True)
+        if any(map(self._tokenizer.is_special, ids)):
+            return None  # no text of an output has it
+        in_template = self._template is not None and THINK[1] in self._template.source
+        return THINK if in_template or len(ids) == 1 else None
+
+    @property
+    def reasoning_open(self) -> bool:
+        """Whether the template begins the reasoning, so that an output starts inside of it."""
+        return self._habits is not None and self._habits.reasoning_open
+
     def encode(self, parts: Sequence[PromptPart]) -> list[int]:
-        """Token ids of a prompt; InvalidRequestError if its roles make no sense or a text is not
-        valid Unicode."""
-        for part in parts:
-            if isinstance(part, Text):
-                _check_unicode(part.text)
+        """Token ids of a prompt; InvalidRequestError if its roles make no sense, a text is not
+        valid Unicode, or the JSON of a tool or a call is none."""
         return self._encode_pieces(list(self._pieces(parts)))
+
+    def render(self, parts: Sequence[PromptPart]) -> str:
+        """The text that the tokens of `encode` stand for, special tokens by their names (but for
+        one that starts a plain text).  Errors as `encode` has them."""
+        pieces = self._pieces(parts)
+        return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
 
     # --- parts to pieces -------------------------------------------------------------------------
 
     def _pieces(self, parts: Sequence[PromptPart]) -> Iterator[Piece]:
-        messages, raw = _messages(parts)
-        yield from raw.get(0, ())
-        if not messages:
+        for part in parts:
+            if isinstance(part, Text):
+                check_unicode(part.text)
+        conversation = read(parts)
+        if not conversation.messages:
+            yield from conversation.after
             return
-        text, offset = self._render(messages), 0
-        for i in range(1, len(messages) + 1):
-            if i in raw:
-                end = self._end_of(messages[:i], text)
-                yield from _fill(text[offset:end], messages, self._template)
-                yield from raw[i]
-                offset = end
-        yield from _fill(text[offset:], messages, self._template)
-        if not messages[-1].closed and messages[-1].role == "assistant":
-            yield from messages[-1].content
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        """The template's text up to where the next token belongs, with placeholders."""
-        if self._template is None:
+        if self._template is None or self._habits is None:
             raise InvalidRequestError(
                 "the model has no chat template, so it knows no roles",
                 param="prompt",
                 hint="write the prompt as plain text, or use an instruction-tuned model",
             )
-        roles = [m.role for m in messages]
-        last = messages[-1]
-        if last.closed:
-            return self._template.render(roles, prompt=False)
-        if last.role == "assistant" and len(roles) > 1:
-            return self._template.render(roles[:-1], prompt=True)
-        # The message being written: what the template says before its content.
-        marker = f"{OPEN}{len(roles) - 1}{CLOSE}"
-        before, _, _ = self._template.render(roles, prompt=False).partition(marker)
-        text = before if last.role == "assistant" else before + marker
-        check_shown(text, roles[:-1] if last.role == "assistant" else roles)
-        return text
-
-    def _end_of(self, messages: Sequence[Message], text: str) -> int:
-        """Where in `text` these first messages end, if the template writes them one by one."""
-        assert self._template is not None
-        head = self._template.render([m.role for m in messages], prompt=False)
-        if not text.startswith(head):
-            raise InvalidRequestError(
-                "the model's chat template does not allow text between messages",
-                param="prompt",
-                hint="put the text into a role",
-            )
-        return len(head)
+        yield from _Rendering(self._template, self._habits, conversation).pieces()
 
     # --- pieces to tokens ------------------------------------------------------------------------
 
@@ -142,9 +147,13 @@ class PromptEncoder:
         tokenizer = self._tokenizer
         texts = [p.text if isinstance(p, Text) else p for p in run]
         meant: list[int] = []
+        known: dict[str, list[int]] = {}  # the same pieces stand between the texts of many tools
         for piece in run:
             if isinstance(piece, str):
-                meant += filter(tokenizer.is_special, tokenizer.encode(piece, special=True))
+                if piece not in known:
+                    ids = tokenizer.encode(piece, special=True)
+                    known[piece] = [i for i in ids if tokenizer.is_special(i)]
+                meant += known[piece]
         ids = tokenizer.encode("".join(texts), special=True, inner=inner)
         if [i for i in ids if tokenizer.is_special(i)] == meant:
             return ids
@@ -155,55 +164,145 @@ class PromptEncoder:
         return out
 
 
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise InvalidRequestError(
-            f"a text of the prompt is not valid Unicode: a lone surrogate at character {e.start}",
-            param="prompt",
-        ) from e
+class _Rendering:
+    """One conversation, as the template shows it."""
+
+    def __init__(self, template: ChatTemplate, habits: Habits, conversation: Conversation) -> None:
+        self._template = template
+        if habits.tools is None:
+            conversation = as_plain(conversation)
+        self._messages = conversation.messages
+        if habits.one_call:
+            self._messages = one_call_each(self._messages)
+        if not habits.system:
+            self._messages = without_system(self._messages)
+        self._after = conversation.after
+        self._texts = Texts()
+        self._tools = [tool_value(tool, self._texts) for tool in conversation.tools]
+        self._fields = [self._fields_of(i, habits) for i in range(len(self._messages))]
+
+    def pieces(self) -> Iterator[Piece]:
+        text, offset = self._text(), 0
+        for i, message in enumerate(self._messages):
+            if message.before:
+                end = self._end_of(i, text) if i else 0
+                yield from self._fill(text[offset:end])
+                yield from message.before
+                offset = end
+        if self._after:
+            end = self._end_of(len(self._messages), text)
+            yield from self._fill(text[offset:end])
+            yield from self._after
+            offset = end
+        yield from self._fill(text[offset:])
+        last = self._messages[-1]
+        if not last.closed and last.role == "assistant":
+            yield from last.content
+
+    def _fields_of(self, i: int, habits: Habits) -> Fields:
+        message = self._messages[i]
+        short_id = habits.tools == "mistral"
+        fields: dict[str, Any] = {}
+        if message.role == "tool":
+            fields |= result_value(message, self._texts, short_id=short_id)
+        if message.role == "assistant" and message.closed and habits.reasoning != "kept":
+            reasoning, content = _split_reasoning(message.content, habits.reasoning_open)
+            if reasoning and habits.reasoning == "field":
+                where = "the reasoning of a message"
+                fields["reasoning_content"] = self._texts.placeholder(REASONING, reasoning, where)
+            self._messages[i] = message = replace(message, content=content)
+        if message.calls:
+            calls = [call_value(c, self._texts, short_id=short_id) for c in message.calls]
+            fields["tool_calls"] = calls
+            if not any(part.text for part in message.content):
+                fields["content"] = ""  # templates ask whether there is any
+        return fields
+
+    def _text(self) -> str:
+        """The template's text up to where the next token belongs, with placeholders."""
+        n = len(self._messages)
+        last = self._messages[-1]
+        if last.closed:
+            text = self._render(n, prompt=False)
+        elif last.role == "assistant" and n > 1:
+            text = self._render(n - 1, prompt=True)
+        else:
+            # The message being written: what the template says before its content.
+            marker = f"{OPEN}{n - 1}{CLOSE}"
+            before, _, _ = self._render(n, prompt=False).partition(marker)
+            text = before if last.role == "assistant" else before + marker
+            shown = n - 1 if last.role == "assistant" else n
+            check_shown(text, [m.role for m in self._messages[:shown]], self._fields[:shown])
+        self._check_tools(text)
+        return text
+
+    def _render(self, number: int, *, prompt: bool) -> str:
+        """The first messages."""
+        return self._template.render(
+            [m.role for m in self._messages[:number]],
+            prompt=prompt,
+            fields=self._fields[:number],
+            tools=self._tools,
+        )
+
+    def _check_tools(self, text: str) -> None:
+        """The model sees every tool that it may call, and every call that it made."""
+        functions = [tool["function"] for tool in self._tools]
+        functions += [c["function"] for f in self._fields for c in f.get("tool_calls", ())]
+        shown = {m["kind"] + m["number"] for m in PLACEHOLDER.finditer(text)}
+        for function in functions:
+            found = PLACEHOLDER.match(function["name"])
+            if found is not None and found["kind"] + found["number"] not in shown:
+                raise InvalidRequestError(
+                    f"the model's chat template does not show tool {self._texts.of(found)!r}"
+                    " or its call with these messages",
+                    param="prompt",
+                    hint="templates often show tools beside the first or the last user message",
+                )
+
+    def _end_of(self, number: int, text: str) -> int:
+        """Where in `text` the first messages end, if the template writes them one by one."""
+        head = self._render(number, prompt=False)
+        if not text.startswith(head):
+            raise InvalidRequestError(
+                "the model's chat template does not allow text between messages",
+                param="prompt",
+                hint="put the text into a role",
+            )
+        return len(head)
+
+    def _fill(self, text: str) -> Iterator[Piece]:
+        """The template's text with each placeholder replaced by what it stands for."""
+        offset = 0
+        for found in PLACEHOLDER.finditer(text):
+            yield text[offset : found.start()]
+            offset = found.end()
+            yield from [Text(self._texts.of(found))] if found["kind"] else self._content(found)
+        yield text[offset:]
+
+    def _content(self, found: re.Match[str]) -> Sequence[Text | Tokens]:
+        message = self._messages[int(found["number"])]
+        content: Content = message.content
+        if self._template.trims(message.role):
+            content = list(_trimmed(content))
+        if not found["escapes"]:
+            return content
+        text = "".join(part.text for part in content)
+        return [Text(escape(text, len(found["escapes"])))]
 
 
-def _messages(
-    parts: Sequence[PromptPart],
-) -> tuple[list[Message], dict[int, list[Text | Tokens]]]:
-    """Messages, and the parts outside of them by the number of messages before."""
-    messages: list[Message] = []
-    raw: dict[int, list[Text | Tokens]] = {}
-    for part in parts:
-        is_open = bool(messages) and not messages[-1].closed
-        match part:
-            case RoleStart(role):
-                if is_open:
-                    raise InvalidRequestError(
-                        f"role {role!r} starts inside role {messages[-1].role!r}", param="prompt"
-                    )
-                messages.append(Message(role))
-            case RoleEnd():
-                if not is_open:
-                    raise InvalidRequestError("a role ends that did not start", param="prompt")
-                messages[-1].closed = True
-            case _ if is_open:
-                messages[-1].content.append(part)
-            case _:
-                raw.setdefault(len(messages), []).append(part)
-    return messages, raw
+def _split_reasoning(content: Content, is_open: bool) -> tuple[str, Content]:
+    """The reasoning that a text begins with, and the rest; generated tokens are kept together."""
+    begin, end = THINK
+    if any(isinstance(part, Tokens) for part in content):
+        return "", content
+    head, found, rest = "".join(part.text for part in content).partition(end)
+    if not found or not (is_open or head.lstrip().startswith(begin)):
+        return "", content
+    return head.lstrip().removeprefix(begin).strip("\n"), [Text(rest.lstrip("\n"))]
 
 
-def _fill(text: str, messages: Sequence[Message], template: ChatTemplate | None) -> Iterator[Piece]:
-    """The template's text with each placeholder replaced by its message's content."""
-    first, *rest = text.split(OPEN)
-    yield first
-    for chunk in rest:
-        number, _, after = chunk.partition(CLOSE)
-        message = messages[int(number)]
-        trim = template is not None and template.trims(message.role)
-        yield from _trimmed(message.content) if trim else message.content
-        yield after
-
-
-def _trimmed(content: Sequence[Text | Tokens]) -> Iterator[Text | Tokens]:
+def _trimmed(content: Content) -> Iterator[Text | Tokens]:
     """Content as a template that strips white space would have it; generated tokens stay."""
     for i, part in enumerate(content):
         if isinstance(part, Tokens):

@@ -20,7 +20,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -39,7 +39,8 @@ from sgen.runtime.plan import build_batch
 from sgen.runtime.radix import RadixCache
 from sgen.runtime.request import Matcher, Request, State
 from sgen.runtime.sampling import Pick, Sampled, Sampler, sample
-from sgen.runtime.scheduler import Counters, Extension, Limits, Scheduler
+from sgen.runtime.scheduler import Extension, Limits, Scheduler
+from sgen.runtime.stats import EngineStats
 
 MAX_FAILED_STEPS = 3
 """So many failed steps in a row, and the engine is dead: the device is broken, not a request."""
@@ -47,23 +48,6 @@ MAX_FAILED_STEPS = 3
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """`num_running` + `num_waiting` are all that has not ended: both 0 means that it is idle.
-
-    Pages and counters are read while steps go on, so they agree with each other (free + tree +
-    private = all pages) only when nothing runs.  See Counters for the tokens.
-    """
-
-    num_running: int
-    num_waiting: int
-    num_pages: int
-    free_pages: int
-    tree_pages: int
-    evictions: int
-    counters: Counters
 
 
 class EngineCore:

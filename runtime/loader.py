@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from sgen.kernels import isa
+from sgen.runtime import memory
 from sgen.runtime.compute import Compute
 from sgen.runtime.config import ModelConfig
 from sgen.runtime.gguf import GGUFFile
@@ -47,12 +48,19 @@ def load_model(
     ModelFileError where the file is broken, UnsupportedModelError where sgen cannot run it,
     InvalidRequestError where `compute` asks for what this machine has not.
     """
+    model, tokenizer = _parts(path, progress, compute or Compute())
+    memory.give_back()  # building SmolLM2's tokenizer leaves 30 MB
+    return LoadedModel(path.stem if path.suffix == ".gguf" else path.name, model, tokenizer)
+
+
+def _parts(
+    path: Path, progress: Progress, compute: Compute
+) -> tuple[Decoder | NativeDecoder, Tokenizer]:
     source = open_source(path)
     with source:
         config = read_config(source)
         tokenizer = _tokenizer(source, config.vocab_size)
-        model = _model(source, config, progress, compute or Compute())
-    return LoadedModel(path.stem if path.suffix == ".gguf" else path.name, model, tokenizer)
+        return _model(source, config, progress, compute), tokenizer
 
 
 def _model(

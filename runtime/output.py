@@ -24,6 +24,7 @@ from sgen.grammars.vocabulary import Vocabulary
 from sgen.protocol import Chunk, FinishReason, SamplingParams, TokenLogprob
 from sgen.runtime.request import Matcher
 from sgen.runtime.sampling import Sampled
+from sgen.runtime.stops import StopStrings
 
 
 class Speller:
@@ -58,47 +59,9 @@ class Speller:
         return tuple(tokens)
 
 
-class StopStrings:
-    """Finds the stop string that is complete first; the longest of those that end together."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""  # a proper prefix of a stop string, the longest there is
-
-    def push(self, text: str) -> tuple[str, str | None]:
-        """Add text; what may be shown now, and the stop string if one is complete.
-
-        After a stop nothing more may be pushed.
-        """
-        if not self._stops:
-            return text, None
-        text = self._held + text
-        found = [(i + len(s), i, s) for s in self._stops if (i := text.find(s)) >= 0]
-        if found:
-            _, start, stop = min(found)
-            self._held = ""
-            return text[:start], stop
-        held = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held], None
-
-    def flush(self) -> str:
-        """Nothing follows: the text held back."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper prefix of `stop` that `text` ends with."""
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
-
-
-_Pending = tuple[int, int, TokenLogprob | None]
+_Pending = tuple[int, int, TokenLogprob | None, bool]
 """A token whose text was not shown to its end yet, where that is (in characters from the start),
-and what is told of it."""
+what is told of it, and whether it was the only one that its mask allowed."""
 
 
 class OutputStream:
@@ -130,6 +93,7 @@ class OutputStream:
         self._leaving_mask: NDArray[np.uint32] | None = (
             None  # set while the text may end by leaving
         )
+        self._forced = False  # the mask allows one token
         self._eos = () if params.ignore_eos and matcher is None else self._vocabulary.eos_ids
         self._stop_tokens = frozenset(params.stop_token_ids)
         self._stops = StopStrings(params.stop)
@@ -153,6 +117,7 @@ class OutputStream:
         mask = self._matcher.allowed(remaining if self._keep_valid else None)
         may_leave = self.num_tokens > 0 and self._matcher.is_accepting()
         self._leaving_mask = mask if may_leave else None
+        self._forced = not may_leave and _is_single(mask)
         return None if may_leave else mask
 
     def push(self, sampled: Sampled) -> Chunk | None:
@@ -171,7 +136,8 @@ class OutputStream:
             return self.end("stop")
         text = self._decode(self._bytes(token))
         half = bool(self._half)  # its character will be shown with a later token
-        self._pending.append((token, self._num_decoded + half, self._logprob(sampled)))
+        end = self._num_decoded + half
+        self._pending.append((token, end, self._logprob(sampled), self._forced))
         shown, stop = self._stops.push(text)
         if stop is not None:
             return self._finish("stop", shown, stop)
@@ -221,8 +187,9 @@ class OutputStream:
             return None
         return Chunk(
             text=shown,
-            token_ids=tuple([token for token, _, _ in taken]),
-            logprobs=tuple([logprob for _, _, logprob in taken if logprob is not None]),
+            token_ids=tuple([token for token, _, _, _ in taken]),
+            forced=_forced_places(taken),
+            logprobs=tuple([logprob for _, _, logprob, _ in taken if logprob is not None]),
         )
 
     def _finish(self, reason: FinishReason, shown: str, stop: str | None) -> Chunk:
@@ -232,19 +199,41 @@ class OutputStream:
         self._pending.clear()
         return Chunk(
             text=shown,
-            token_ids=(*[token for token, _, _ in taken], *spelled),
-            logprobs=tuple([logprob for _, _, logprob in taken if logprob is not None]),
+            token_ids=(*[token for token, _, _, _ in taken], *spelled),
+            forced=_forced_places(taken),
+            logprobs=tuple([logprob for _, _, logprob, _ in taken if logprob is not None]),
             finish_reason=reason,
             stop=stop,
         )
 
     def _bytes(self, token: int) -> bytes:
-        """What a token adds to the text; models may have more rows than the tokenizer tokens."""
+        """What a token adds to the text; models may have more rows than the tokenizer tokens.
+        A special token that a grammar asked for shows its name: the text is the grammar's."""
         known = self._vocabulary.token_bytes
-        return known[token] if token < len(known) else b""
+        text = known[token] if token < len(known) else b""
+        if not text and self._matcher is not None:
+            return self._vocabulary.special.get(token, "").encode()
+        return text
 
     def _logprob(self, sampled: Sampled) -> TokenLogprob | None:
         if sampled.logprob is None:
             return None
-        text = self._bytes(sampled.token).decode("utf-8", "replace")
-        return TokenLogprob(sampled.token, text, sampled.logprob, sampled.top)
+        data = self._bytes(sampled.token)
+        return TokenLogprob(
+            sampled.token,
+            data.decode("utf-8", "replace"),
+            sampled.logprob,
+            sampled.top,
+            data,
+            tuple([self._bytes(token) for token, _ in sampled.top]),
+        )
+
+
+def _is_single(mask: NDArray[np.uint32]) -> bool:
+    """Whether a mask allows exactly one token.  It takes a microsecond."""
+    return np.count_nonzero(mask) == 1 and int(mask.max()).bit_count() == 1
+
+
+def _forced_places(taken: Sequence[_Pending]) -> tuple[int, ...]:
+    """The places of tokens that were the only ones allowed."""
+    return tuple([i for i, (_, _, _, forced) in enumerate(taken) if forced])

@@ -22,6 +22,7 @@ from sgen.runtime.batch import PAGE_SIZE
 from sgen.runtime.pages import PagePool, pages_for
 from sgen.runtime.radix import Node, RadixCache
 from sgen.runtime.request import Request, State
+from sgen.runtime.stats import Counters
 
 AGE_TOKENS = 8
 """A step of waiting is worth this many tokens of cached prefix."""
@@ -49,17 +50,6 @@ class Limits:
                 f"token of each of max_running = {self.max_running} requests",
                 param="max_batch_tokens",
             )
-
-
-@dataclass(slots=True)
-class Counters:
-    """Tokens since the start.  While nothing is preempted, prompt = cached + prefilled."""
-
-    prompt_tokens: int = 0  # prompts of the requests admitted so far
-    cached_tokens: int = 0  # whose KV was found in the tree at an admission, first or repeated
-    prefilled_tokens: int = 0  # computed, but for those decoded: prompts, and what was preempted
-    decoded_tokens: int = 0  # sampled
-    preemptions: int = 0
 
 
 class Extension:

@@ -27,6 +27,7 @@ from sgen.runtime.folder import read_json
 T = TypeVar("T", str, int, bool)
 
 _MAX_PIECE = 512  # characters of a token; building merges takes the square of it
+_LONG = 1 << 12  # characters of a text; other threads run while a batch is encoded, so it is one
 _MAX_JSON = 1 << 22  # bytes of a folder's side file
 _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, (2, 3), 4, 6  # GGUF token types; 2 is "unknown"
 
@@ -89,9 +90,17 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = False, inner: bool = False) -> list[int]:
         """Token ids of a text.  `special`: special tokens in it are recognised; `inner`: it
         continues other tokens."""
-        which = self._inner if inner else self._start
-        ids: list[int] = which[special].encode(text, add_special_tokens=False).ids
+        which = (self._inner if inner else self._start)[special]
+        if len(text) < _LONG:
+            ids: list[int] = which.encode(text, add_special_tokens=False).ids
+        else:
+            ids = which.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether a text may be changed before it is cut into tokens."""
+        return self._normalizer is not None
 
     def has_special(self, text: str) -> bool:
         """Whether a special token is spelled out in the text, as it is or once normalized."""

@@ -1,23 +1,26 @@
 """`sgen bench`: how fast a model runs on this machine, beside what the machine's memory allows.
 
 Prints a table and a chart; `--out FILE` writes the figures, `--from FILE` shows them again, and
-`--chart FILE.svg` draws them.  One stream reads all weights for each token, so its
-speed is given as a share of the memory's bandwidth, which is measured first.
+`--chart FILE.svg` draws them.  What was measured before Ctrl-C or a failure is printed and written
+too, and says so.  One stream reads all weights for each token, so its speed is given as a share of
+the memory's bandwidth, which is measured first.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 import sgen
+from sgen import bench_files as files
 from sgen import bench_machine as machine
 from sgen.bench_chart import Bar, Chart, Group, svg, text_chart
 from sgen.bench_runs import WORKLOADS, Result, measure
 from sgen.engine import Engine
-from sgen.errors import InvalidRequestError, ModelFileError
+from sgen.errors import InvalidRequestError, ModelFileError, SgenError
 from sgen.runtime.compute import Compute
 from sgen.runtime.hub import resolve_model
 from sgen.runtime.loader import load_model
@@ -42,6 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compute: str = ""  # what computed, as `ModelInfo` says it
     startup: float | None = None
     memory: machine.Memory | None = None
+    stopped: str = ""  # why there is no more of it, if the run came to no good end
 
     @property
     def bandwidth_share(self) -> float | None:
@@ -72,13 +76,32 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def run(options: Options, out: str | None, chart: str | None, *, as_json: bool) -> int:
-    """Measure, print, and write to the files that were named."""
-    _finish(_measured(options, quiet=as_json), out, chart, as_json=as_json)
+    """Measure, print, and write to the files that were named.
+
+    InvalidRequestError, before anything is measured, if one cannot be written.  A run that is
+    interrupted or fails keeps what it had, and raises; with `as_json` that is not printed, since
+    the error is.
+    """
+    _check_files(out, chart)
+    report = None
+    try:
+        for known in _reports(options, quiet=as_json):
+            report = known
+    except (KeyboardInterrupt, Exception) as error:
+        if report is not None:
+            report = msgspec.structs.replace(report, stopped=_reason(error))
+            if not as_json:
+                print(summary(report))
+            _write(report, out, chart)
+        raise
+    assert report is not None
+    _finish(report, out, chart, as_json=as_json)
     return 0
 
 
 def show(file: str, out: str | None, chart: str | None, *, as_json: bool) -> int:
     """Print, and write, what an earlier run has written; ModelFileError if it is something else."""
+    _check_files(out, chart)
     try:
         report = msgspec.json.decode(Path(file).read_bytes(), type=Report)
     except (OSError, msgspec.DecodeError) as error:
@@ -87,7 +110,9 @@ def show(file: str, out: str | None, chart: str | None, *, as_json: bool) -> int
     return 0
 
 
-def _measured(options: Options, *, quiet: bool) -> Report:
+def _reports(options: Options, *, quiet: bool) -> Iterator[Report]:
+    """What is known after each workload, and after all of them the rest."""
+
     def say(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
@@ -99,19 +124,7 @@ def _measured(options: Options, *, quiet: bool) -> Report:
     say(f"the memory's bandwidth, {cores} cores")
     one, all_cores = machine.read_bandwidth(1), machine.read_bandwidth(cores)
     loaded = load_model(path, compute=compute)
-    results = []
-    with Engine(loaded) as engine:
-        say(f"computed by {engine.info.compute}")
-        for name in options.only or WORKLOADS:
-            say(f"{name}: {WORKLOADS[name].what}, {options.repeat} runs")
-            results.append(measure(engine, name, options.repeat))
-    context = next((r.context for r in results if r.name == "single"), 0.0)
-    startup = memory = None
-    if not options.quick:
-        say("start-up time and memory, in processes of their own")
-        startup = machine.startup_seconds(path, compute)
-        memory = machine.memory_of(path, compute, cache_tokens=CACHE_TOKENS)
-    return Report(
+    report = Report(
         version=sgen.__version__,
         model=loaded.name,
         processor=machine.processor(),
@@ -119,21 +132,61 @@ def _measured(options: Options, *, quiet: bool) -> Report:
         load_before=round(load, 2),
         bandwidth=all_cores,
         bandwidth_one=one,
-        token_bytes=machine.matrix_bytes(path) + loaded.model.kv_bytes_per_token * context,
-        results=tuple(results),
-        compute=engine.info.compute,
-        startup=startup,
-        memory=memory,
+        token_bytes=machine.matrix_bytes(path),
+        results=(),
+    )
+    with Engine(loaded) as engine:
+        say(f"computed by {engine.info.compute}")
+        report = msgspec.structs.replace(report, compute=engine.info.compute)
+        for name in options.only or WORKLOADS:
+            say(f"{name}: {WORKLOADS[name].what}, {options.repeat} runs")
+            result = measure(engine, name, options.repeat)
+            report = _with_result(report, result, loaded.model.kv_bytes_per_token)
+            yield report
+    if not options.quick:
+        say("start-up time and memory, in processes of their own")
+        startup = machine.startup_seconds(path, compute)
+        yield (report := msgspec.structs.replace(report, startup=startup))
+        memory = machine.memory_of(path, compute, cache_tokens=CACHE_TOKENS)
+        yield msgspec.structs.replace(report, memory=memory)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return error.message if isinstance(error, SgenError) else repr(error)
+
+
+def _with_result(report: Report, result: Result, kv_bytes_per_token: int) -> Report:
+    """One more result; a token of the lone stream reads its keys and values too."""
+    token_bytes = report.token_bytes
+    if result.name == "single":
+        token_bytes += kv_bytes_per_token * result.context
+    return msgspec.structs.replace(
+        report, results=(*report.results, result), token_bytes=token_bytes
     )
 
 
+def _check_files(out: str | None, chart: str | None) -> None:
+    for file, option in ((out, "--out"), (chart, "--chart")):
+        if file:
+            files.check_writable(file, option)
+
+
 def _finish(report: Report, out: str | None, chart: str | None, *, as_json: bool) -> None:
-    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1).decode()
+    print(_encoded(report) if as_json else summary(report))
+    _write(report, out, chart)
+
+
+def _write(report: Report, out: str | None, chart: str | None) -> None:
     if out:
-        Path(out).write_text(encoded + "\n", encoding="utf-8")
+        files.write(out, "--out", _encoded(report) + "\n")
     if chart:
-        Path(chart).write_text(svg(chart_of(report)), encoding="utf-8")
-    print(encoded if as_json else summary(report))
+        files.write(chart, "--chart", svg(chart_of(report)))
+
+
+def _encoded(report: Report) -> str:
+    return msgspec.json.format(msgspec.json.encode(report), indent=1).decode()
 
 
 def summary(report: Report) -> str:
@@ -181,4 +234,6 @@ def _facts(report: Report) -> list[str]:
             f"{peak:.0f} MB at most, {beyond:.0f} MB beyond torch"
         )
     facts.append(f"load average before: {report.load_before:.1f}")
+    if report.stopped:
+        facts.append(f"not all that was asked for: {report.stopped}")
     return facts

@@ -1,4 +1,4 @@
-"""The command line: `sgen run | generate | chat | grammar | pull | doctor | bench`.
+"""The command line: `sgen run | generate | chat | serve | grammar | pull | doctor | bench`.
 
 Errors go to stderr as one message with its remedy, and the exit status is 1; with `--json` they
 are an object on stdout, as results are.  Wrong usage exits with 2.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import sgen
 from sgen.errors import SgenError
 from sgen.grammar_files import KINDS
 from sgen.protocol import SamplingParams
+from sgen.serve_command import serve_command, serve_options
 from sgen.terminal import show_error
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    warnings.showwarning = _show_warning
     args = _parser().parse_args(argv)
     try:
         command: Callable[[argparse.Namespace], int] = args.command
@@ -39,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; nothing more may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """On stderr, without the line of code that warned, which no user can do anything about."""
+    print(f"sgen: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     chat = _command(commands, "chat", "talk with a model; one message a line", _chat)
     chat.add_argument("--system", help="the system message")
     _model_options(chat)
+
+    serve = _command(commands, "serve", "serve a model over HTTP", serve_command)
+    serve_options(serve)
+    compute_options(serve)
 
     _grammar_commands(commands)
 

@@ -11,17 +11,15 @@ import asyncio
 import os
 import sys
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from sgen.callback_engine import CallbackEngine
 from sgen.errors import SgenError
-from sgen.grammars.masks import Masker
-from sgen.grammars.matcher import Matcher
-from sgen.grammars.service import CompileLimits, CompileService
-from sgen.grammars.vocabulary import Vocabulary
+from sgen.grammars.service import CompileLimits
 from sgen.protocol import (
     Chunk,
     GenerateRequest,
@@ -30,27 +28,17 @@ from sgen.protocol import (
     PromptPart,
     ScoreRequest,
     Scores,
-    Text,
     Usage,
 )
-from sgen.runtime.batch import PAGE_SIZE
-from sgen.runtime.chat import PromptEncoder
-from sgen.runtime.choice import OptionTrie, check_options
 from sgen.runtime.compute import Compute
-from sgen.runtime.engine import EngineCore, EngineStats
 from sgen.runtime.hub import resolve_model
 from sgen.runtime.jobs import Handle
 from sgen.runtime.loader import LoadedModel, load_model
 from sgen.runtime.scheduler import Limits
+from sgen.runtime.stats import EngineStats
 from sgen.terminal import ProgressBar
 
 T = TypeVar("T")
-
-CACHE_BYTES = 1 << 30
-"""Keys and values take up to this much memory, unless `cache_tokens` says otherwise."""
-
-MASKER_BYTES = 256 << 20
-"""Compiled grammars with their masks take up to this much memory beside what requests use."""
 
 
 class Engine:
@@ -65,31 +53,16 @@ class Engine:
         compile_limits: CompileLimits | None = None,
         debug: bool = False,
     ) -> None:
-        config = loaded.model.config
-        if cache_tokens is None:
-            cache_tokens = max(2048, CACHE_BYTES // loaded.model.kv_bytes_per_token)
-        self._encoder = PromptEncoder(loaded.tokenizer)
-        self._vocabulary = loaded.tokenizer.vocabulary
-        self._service = CompileService(compile_limits)
-        self._maskers = _Maskers(self._service, self._vocabulary, MASKER_BYTES)
         self._post = _Post()
-        self._core = EngineCore(
-            loaded.model,
-            self._vocabulary,
-            -(-cache_tokens // PAGE_SIZE),
-            limits=limits,
+        self._engine = CallbackEngine(
+            loaded,
             deliver=self._post.deliver,
+            cache_tokens=cache_tokens,
+            limits=limits,
+            compile_limits=compile_limits,
             debug=debug,
         )
-        self._core.start()
         self.tokenizer = loaded.tokenizer
-        self._info = ModelInfo(
-            name=loaded.name,
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-            has_chat_template=self._encoder.has_template,
-            compute=loaded.model.description,
-        )
 
     @classmethod
     def load(
@@ -120,22 +93,14 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        return self._info
+        return self._engine.info
 
     async def extend(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
         """Chunks as they come; closing the iterator cancels the request within one step."""
-        self._core.check_open()
-        tokens, matcher = await asyncio.to_thread(self._prepare, request)
-        inbox = _Inbox[Chunk](self._post, self._core.withdraw)
-        inbox.handle = self._core.submit(
-            tokens,
-            request.params,
-            request_id=request.id,
-            on_chunk=inbox.put,
-            on_error=inbox.put,
-            matcher=matcher,
-            salt=request.cache_salt,
-        )
+        self._engine.check_open()
+        prepared = await asyncio.to_thread(self._engine.prepare, request)
+        inbox = _Inbox[Chunk](self._post, self._engine.withdraw)
+        inbox.handle = self._engine.submit(request, prepared, inbox.put, inbox.put)
         try:
             while True:
                 chunk = await inbox.get()
@@ -143,51 +108,42 @@ class Engine:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            self._core.withdraw(inbox.handle)
+            self._engine.withdraw(inbox.handle)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """How likely each option is as the continuation of the prompt."""
-        self._core.check_open()
-        trie = await asyncio.to_thread(self._trie, request)
-        inbox = _Inbox[Usage](self._post, self._core.withdraw)
+        self._engine.check_open()
+        trie = await asyncio.to_thread(self._engine.trie, request)
+        inbox = _Inbox[Usage](self._post, self._engine.withdraw)
         usage = Usage()
-        inbox.handle = self._core.submit_score(
-            [trie.needed(i) for i in range(len(request.options))],
-            trie.base - 1,
-            request_id=request.id,
-            on_row=trie.add_row,
-            on_done=inbox.put,
-            on_error=inbox.put,
-            salt=request.cache_salt,
-        )
+        inbox.handle = self._engine.submit_score(request, trie, inbox.put, inbox.put)
         try:
             for _ in request.options:
                 usage = usage + await inbox.get()
         finally:
-            self._core.withdraw(inbox.handle)
+            self._engine.withdraw(inbox.handle)
         return Scores(trie.scores(), usage)
 
     def cancel(self, request_id: str) -> None:
         """Stop a request, of whichever kind; unknown and finished ones are ignored."""
-        self._core.cancel(request_id)
+        self._engine.cancel(request_id)
 
     def check_grammar(self, grammar: GrammarSpec) -> int:
         """Compile it; the least number of tokens of an output.  GrammarError if refused."""
-        return self._maskers.get(grammar).min_tokens
+        return self._engine.check_grammar(grammar)
 
     def count_tokens(self, prompt: Sequence[PromptPart]) -> int:
-        return len(self._encoder.encode(prompt))
+        return len(self._engine.encode(prompt))
 
     # --- The rest ------------------------------------------------------------------------------
 
     def stats(self) -> EngineStats:
         """Counters since the start, and pages as they are now."""
-        return self._core.stats()
+        return self._engine.stats()
 
     def close(self) -> None:
         """End all requests with EngineClosedError, the thread, and the compile workers."""
-        self._service.close()
-        self._core.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -199,20 +155,6 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _prepare(self, request: GenerateRequest) -> tuple[list[int], Matcher | None]:
-        grammar = request.grammar
-        matcher = None if grammar is None else Matcher(self._maskers.get(grammar))
-        return self._encoder.encode(request.prompt), matcher
-
-    def _trie(self, request: ScoreRequest) -> OptionTrie:
-        prompt = request.prompt
-        options = [self._encoder.encode([*prompt, Text(option)]) for option in request.options]
-        first = self.tokenizer.bos_id
-        if first is None and self._vocabulary.eos_ids:
-            first = self._vocabulary.eos_ids[0]  # what models without one had between documents
-        check_options(request.options)
-        return OptionTrie(self._encoder.encode(prompt), options, first)
 
 
 class _Post:
@@ -276,37 +218,3 @@ class _Inbox(Generic[T]):
         if isinstance(item, SgenError):
             raise item
         return item
-
-
-class _Maskers:
-    """Maskers by their grammars' sources, the latest used, within a budget.  For any thread.
-
-    Nobody holds the lock while compiling: a hard grammar makes only its own callers wait.
-    """
-
-    def __init__(self, service: CompileService, vocabulary: Vocabulary, max_bytes: int) -> None:
-        self._service = service
-        self._vocabulary = vocabulary
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[GrammarSpec, Masker] = OrderedDict()
-
-    def get(self, grammar: GrammarSpec) -> Masker:
-        """GrammarError if it is refused, or the vocabulary cannot write any text of it."""
-        with self._lock:
-            masker = self._kept.get(grammar)
-            if masker is not None and not masker.outgrown:
-                self._kept.move_to_end(grammar)
-                return masker
-        # What was outgrown is left to its running requests; new ones start from a small machine.
-        masker = Masker(self._service.compile(grammar), self._vocabulary)
-        with self._lock:
-            known = self._kept.get(grammar)
-            if known is not None and not known.outgrown:
-                return known  # another caller was first
-            self._kept[grammar] = masker
-            self._kept.move_to_end(grammar)
-            size = sum(m.num_bytes for m in self._kept.values())
-            while size > self._max_bytes and len(self._kept) > 1:
-                size -= self._kept.popitem(last=False)[1].num_bytes
-        return masker

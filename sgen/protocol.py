@@ -109,7 +109,7 @@ _PARAM_CHECKS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
 )
 
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
@@ -127,15 +127,39 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 class RoleStart(msgspec.Struct, frozen=True, tag="role_start"):
     role: Role
+    tool_call_id: str = ""  # of role "tool": which call this is the result of
 
 
 class RoleEnd(msgspec.Struct, frozen=True, tag="role_end"):
     pass
 
 
-PromptPart = Text | Tokens | RoleStart | RoleEnd
+class ToolDefinition(msgspec.Struct, frozen=True, tag="tool"):
+    """A tool that the model may call; `parameters` is the JSON Schema of its arguments, as text.
+    Definitions come before the first message."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+    """In an assistant's message, behind its text: a call that was made; `arguments` is JSON text,
+    an object."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+PromptPart = Text | Tokens | RoleStart | RoleEnd | ToolDefinition | ToolCall
 """A prompt is a tuple of parts.  Parts between RoleStart and RoleEnd are a message, rendered by
-the model's own chat template; an open RoleStart at the end is the message being written."""
+the model's own chat template; an open RoleStart at the end is the message being written.  Tools
+are shown as the template shows them, or where it has no place for them by a system text."""
+
+ToolFormat = Literal["hermes", "llama3", "mistral", "json"]
+"""How a model writes calls: `<tool_call>` elements (Qwen, Hermes), an object with `parameters`
+(Llama 3), `[TOOL_CALLS]` and a list (Mistral), or a list of objects with `arguments`."""
 
 
 class GrammarSpec(msgspec.Struct, frozen=True):
@@ -225,22 +249,30 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural log-probabilities by the raw logits, before masks, penalties and temperature."""
+    """Natural log-probabilities by the raw logits, before masks, penalties and temperature.
+
+    `top` has the likeliest tokens.  `data` is what the token adds to the text, which may be a part
+    of a character only, and `top_data` what each of `top` would.
+    """
 
     token: int
     text: str
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    data: bytes = b""
+    top_data: tuple[bytes, ...] = ()
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of output.  Texts concatenate to the final text; never half a UTF-8 character.
 
-    The last chunk has `finish_reason` and `usage`; `stop` is the stop text that matched.
+    `forced` are the places in `token_ids` where a grammar left no choice.  The last chunk has
+    `finish_reason` and `usage`; `stop` is the stop text that matched.
     """
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop: str | None = None
@@ -255,6 +287,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     has_chat_template: bool
     compute: str = ""  # which code computes it, on how many threads, with which keys and values
+    tool_format: ToolFormat = "json"
+    reasoning: tuple[str, str] | None = (
+        None  # what begins and ends it, e.g. ("<think>", "</think>")
+    )
+    reasoning_open: bool = False  # the chat template itself writes what begins it
 
 
 class Backend(Protocol):

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import sgen
-from sgen.engine import _Maskers
+from sgen.callback_engine import Maskers
 from sgen.errors import (
     CancelledError,
     CapacityError,
@@ -38,7 +38,7 @@ from sgen.protocol import (
     ScoreRequest,
     Text,
 )
-from sgen.runtime.engine import EngineStats
+from sgen.runtime.stats import EngineStats
 from tests.vocabularies import small
 
 SCHEMA = GrammarSpec(
@@ -370,7 +370,7 @@ def test_a_closed_engine_says_so(smollm2_path: Path) -> None:
     with pytest.raises(CapacityError):
         asyncio.run(collect(engine, request))
     assert engine.check_grammar(GrammarSpec("regex", "a+")) == 1
-    workers = engine._service._workers
+    workers = engine._engine.compile_service._workers
     assert workers is not None
     (worker,) = workers._all
     assert worker.alive
@@ -402,7 +402,7 @@ def test_grammars_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Masker, "num_bytes", property(lambda masker: 1_000), raising=False)
     monkeypatch.setattr(Masker, "outgrown", property(lambda masker: masker in outgrown))
     with CompileService() as service:
-        maskers = _Maskers(service, small(), 3_500)
+        maskers = Maskers(service, small(), 3_500)
         specs = [GrammarSpec("regex", f"a{{{i + 1}}}") for i in range(4)]
         found = [maskers.get(spec) for spec in specs[:3]]
         assert [maskers.get(spec) for spec in specs[:3]] == found

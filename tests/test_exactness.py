@@ -18,9 +18,10 @@ import torch
 
 from sgen.protocol import Chunk, SamplingParams
 from sgen.runtime.compute import Compute, KVCacheDtype
-from sgen.runtime.engine import EngineCore, EngineStats
+from sgen.runtime.engine import EngineCore
 from sgen.runtime.loader import LoadedModel, load_model
 from sgen.runtime.scheduler import Limits
+from sgen.runtime.stats import EngineStats
 from tests.batches import batch_of
 from tests.prompts import prompts
 

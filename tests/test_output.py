@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fakes import EOS, VOCABULARY, DigitsMatcher, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sgen.errors import SgenError
 from sgen.grammars.vocabulary import Vocabulary
@@ -261,6 +263,31 @@ def test_a_token_beyond_the_vocabulary_adds_nothing() -> None:
     assert text_of(feed(stream, [5000, *encode("a")])) == "a"
 
 
+def test_a_special_token_shows_its_name_where_a_grammar_asked_for_it() -> None:
+    """As `[TOOL_CALLS]` begins calls: the text of an output is one that the grammar has."""
+    words = Vocabulary([*VOCABULARY.token_bytes], [EOS], {257: "[CALL]"})
+    shown = OutputStream(Speller(words), SamplingParams(), 8, _AnyMatcher())
+    assert text_of(feed(shown, [ord("a"), 257])) == "a[CALL]"
+    hidden = OutputStream(Speller(words), SamplingParams(), 8)
+    assert text_of(feed(hidden, [ord("a"), 257])) == "a"
+
+
+class _AnyMatcher(DigitsMatcher):
+    """Takes every token, and never ends."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 8)
+
+    def accept(self, token: int) -> bool:
+        return True
+
+    def is_accepting(self) -> bool:
+        return False
+
+    def is_finished(self) -> bool:
+        return False
+
+
 def test_a_complete_text_ends_where_the_model_leaves_the_grammar() -> None:
     stream = OutputStream(SPELLER, SamplingParams(), 8, DigitsMatcher(2, 6))
     assert stream.allowed() is not None, "the first token is always the grammar's"
@@ -282,6 +309,30 @@ def test_a_complete_text_goes_on_while_the_model_stays_in_the_grammar() -> None:
         chunk = stream.push(Sampled(ord(digit)))
         shown += chunk.text if chunk is not None else ""
     assert (shown, stream.finish_reason) == ("123", "stop")
+
+
+class _QuotedMatcher(_AnyMatcher):
+    """A quote, then anything."""
+
+    def allowed(self, remaining: int | None = None) -> NDArray[np.uint32]:
+        bits = np.zeros(-(-self.vocab_size // 32) * 32, dtype=np.uint8)
+        bits[ord('"') if self.seen == 0 else slice(0, 300)] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint32)
+
+    def accept(self, token: int) -> bool:
+        self.seen += 1
+        return True
+
+
+def test_chunks_tell_which_tokens_were_the_only_ones_allowed() -> None:
+    stream = OutputStream(SPELLER, SamplingParams(), 8, _QuotedMatcher())
+    forced = []
+    for token in (ord('"'), ABC, ord('"')):
+        stream.allowed()
+        chunk = stream.push(Sampled(token))
+        assert chunk is not None
+        forced.append(chunk.forced)
+    assert forced == [(0,), (), ()]
 
 
 def test_leaving_is_not_possible_before_the_first_token() -> None:

@@ -242,6 +242,28 @@ def test_formats_of_formats() -> None:
     check(of_format(type="dispatch", rules=[["#", DIGITS], ["!", x]]), ["a!x#1b!x"], ["#1!"])
 
 
+def test_a_whole_grammar_has_its_own_options() -> None:
+    def inside(**spec: str) -> dict[str, Any]:
+        return {"type": "grammar_spec", "spec": spec}
+
+    number = '{"type":"array","items":{"type":"integer"}}'
+    loose = inside(kind="json_schema", source=number, whitespace="any")
+    compact = {"type": "json_schema", "json_schema": json.loads(number)}
+    both = of_format(type="sequence", elements=[loose, compact])
+    check(both, ["[1, 2][1,2]"], ["[1, 2][1, 2]"])
+    words = inside(kind="choices", source='["a","b"]')
+    check(of_format(**tag("(", ")", words)), ["(a)", "(b)"], ["(c)", "(a"])
+    text = inside(kind="structural_tag", source=json.dumps({"format": ANY}))
+    check(of_format(type="or", elements=[text, DIGITS]), ["", "x", "1"], [])
+
+
+def test_an_error_in_a_whole_grammar_tells_the_place_that_was_given() -> None:
+    spec = {"kind": "json_schema", "source": '{"items":5}'}
+    with pytest.raises(GrammarError) as caught:
+        of_format(type="grammar_spec", spec=spec, place="/tools/f")
+    assert caught.value.pointer == "/tools/f/items"
+
+
 def test_tags_with_separator() -> None:
     members = {"type": "tags_with_separator", "tags": [tag("<", ">")], "separator": ", "}
     check(of_format(**members), ["", "<1>", "<1>, <2>, <3>"], ["<1>,<2>", "<1>, ", ", <1>"])
@@ -285,6 +307,12 @@ def test_tags_with_separator() -> None:
             "/format/content/json_schema/items",
         ),
         ({"format": {"type": "regex", "pattern": "(a"}}, None, "/format/pattern"),
+        ({"format": {"type": "grammar_spec", "spec": {"kind": "x"}}}, "spec", "/format/spec"),
+        (
+            {"format": tag("<", ">", {"type": "grammar_spec", "spec":
+                {"kind": "structural_tag", "source": '{"format":{"type":"any_text"}}'}})},
+            "spec", "/format/content/spec",
+        ),
         ({"structures": [], "triggers": ["<"]}, "structures", "/structures"),
         ({"format": triggered(["<" * 300], tag("<" * 300, ")"))}, "triggers", "/format"),
     ],

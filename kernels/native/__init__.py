@@ -90,7 +90,8 @@ def build(name: str, options: tuple[str, ...] = (NATIVE,)) -> Path:
                 made.chmod(0o700)  # whatever the umask: `_is_ours` must know it again
                 os.replace(made, path)
                 return path
-            failure = done.stderr.decode(errors="replace").strip()
+            said = done.stderr.decode(errors="replace").strip()
+            failure = said or f"no message, exit status {done.returncode}"
     raise RuntimeError(f"{compiler} failed: {failure}")
 
 

@@ -13,6 +13,19 @@
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
+INLINE float bfloat_to_float(uint16_t b) {
+    uint32_t bits = (uint32_t)b << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+/* to the nearest, ties to even; NaNs are not for it */
+INLINE uint16_t float_to_bfloat(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 #if defined(SGEN_AVX512)
 #include "decoder_simd_avx512.h"
 #elif defined(SGEN_AVX2)

@@ -67,17 +67,6 @@ INLINE float vf_top(vf v) {
 }
 
 INLINE float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
-INLINE float bfloat_to_float(uint16_t b) {
-    uint32_t bits = (uint32_t)b << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-INLINE uint16_t float_to_bfloat(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 INLINE __m128i load16(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 INLINE vf vf_load_half(const uint16_t *p) {
     return (vf){_mm256_cvtph_ps(load16(p)), _mm256_cvtph_ps(load16(p + 8))};

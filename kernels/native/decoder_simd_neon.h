@@ -73,17 +73,6 @@ INLINE float vf_top(vf a) {
 
 INLINE float32x4_t widen_half(uint16x4_t x) { return vcvt_f32_f16(vreinterpret_f16_u16(x)); }
 INLINE float half_to_float(uint16_t h) { return widen_half(vdup_n_u16(h))[0]; }
-INLINE float bfloat_to_float(uint16_t b) {
-    uint32_t bits = (uint32_t)b << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-INLINE uint16_t float_to_bfloat(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 INLINE vf vf_load_half(const uint16_t *p) {
     vf r;
     EACH4 r.v[i] = widen_half(vld1_u16(p + 4 * i));

@@ -87,18 +87,6 @@ INLINE float half_to_float(uint16_t h) {
     memcpy(&f, &bits, 4);
     return f;
 }
-INLINE float bfloat_to_float(uint16_t b) {
-    uint32_t bits = (uint32_t)b << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-/* to the nearest, ties to even; NaNs are not for it */
-INLINE uint16_t float_to_bfloat(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 INLINE vf vf_load_half(const uint16_t *p) {
     vf r;
     EACH_LANE r.lane[i] = half_to_float(p[i]);
