@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 BIN = .venv/bin
 TICKET = Since this morning nobody in our office can log in, and the invoice run is at noon!
 
-.PHONY: run test test-all check types install clean
+.PHONY: run test test-all clients check types install clean
 
 run: .venv/installed
 	@$(BIN)/sgen pull smollm2
@@ -22,6 +22,11 @@ test: .venv/developing check
 test-all: .venv/developing check
 	@$(BIN)/sgen pull smollm2
 	$(BIN)/python -m pytest
+
+# The clients that people use, against a server: each in an environment of its own (needs npm, too).
+clients: .venv/developing
+	@$(BIN)/sgen pull smollm2
+	$(BIN)/python -m benchmarks.clients
 
 check: .venv/developing types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sgen
+from benchmarks.served import Served, serve
 from sgen.runtime.hub import resolve_model
 
 REPOSITORY = Path(__file__).parent.parent
@@ -43,3 +44,10 @@ def engine(smollm2_path: Path) -> Iterator[sgen.Engine]:
     """One engine on the real model for all tests that only look at texts."""
     with sgen.Engine.load(smollm2_path) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def served(smollm2_path: Path) -> Iterator[Served]:
+    """One `sgen serve` of the real model, with its engine in a process of its own."""
+    with serve(str(smollm2_path)) as running:
+        yield running

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,8 @@ import sgen.cli
 from benchmarks import perplexity
 from sgen import bench, bench_machine, bench_runs
 from sgen.bench_chart import Bar, Chart, Group, svg, text_chart
+from sgen.bench_files import check_writable, write
+from sgen.errors import InvalidRequestError, SgenError
 from sgen.protocol import Chunk, GenerateRequest, Usage
 from sgen.runtime.batch import PAGE_SIZE, Batch
 from sgen.runtime.folder import HFFolder
@@ -255,6 +257,110 @@ def test_a_run_of_it(
     shown = capsys.readouterr().out
     assert "100% valid" in shown
     assert f"computed by {found.compute}\n" in shown
+
+
+# --- the files it writes -----------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_reports", None)  # measuring would be an error
+    for option, file in (("--out", tmp_path / "none" / "a.json"), ("--chart", tmp_path)):
+        assert sgen.cli.main(["bench", option, str(file)]) == 1
+        assert f"{option} cannot be written to {file}" in capsys.readouterr().err
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(msgspec.json.encode(report()))
+    assert sgen.cli.main(["bench", "--from", str(kept), "--out", str(kept / "below")]) == 1
+    assert "--out" in capsys.readouterr().err
+
+
+def test_trying_a_file_leaves_it_and_its_folder_alone(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("figures")
+    for name in ("old.json", "new.json"):
+        check_writable(str(tmp_path / name), "--out")
+    assert old.read_text() == "figures"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_file_is_replaced_and_a_link_kept(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("figures")
+    link.symlink_to(real)
+    before = real.stat().st_ino
+    write(str(link), "--out", "newer")
+    assert link.is_symlink()
+    assert real.read_text() == "newer"
+    assert real.stat().st_ino != before, "never half written"
+    check_writable("/dev/stdout", "--out")  # no file: written to, not replaced
+    with pytest.raises(InvalidRequestError, match="--out"):
+        write(str(tmp_path / "none" / "a"), "--out", "")
+    assert sorted(tmp_path.iterdir()) == [link, real]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (SgenError("it broke"), 1, "it broke")],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_was_measured_before_the_end_is_kept(
+    error: BaseException,
+    status: int,
+    says: str,
+    as_json: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reports(options: bench.Options, *, quiet: bool) -> Iterator[bench.Report]:
+        yield report(results=report().results[:1])
+        raise error
+
+    monkeypatch.setattr(bench, "_reports", reports)
+    out, chart = tmp_path / "a.json", tmp_path / "a.svg"
+    asked = ["bench", "--out", str(out), "--chart", str(chart), *(["--json"] * as_json)]
+    assert sgen.cli.main(asked) == status
+    found = msgspec.json.decode(out.read_bytes(), type=bench.Report)
+    assert [r.name for r in found.results] == ["single"]
+    assert found.stopped == says
+    assert f"not all that was asked for: {says}" in chart.read_text()
+    shown = capsys.readouterr().out
+    assert ("100.0" in shown) is not as_json, "with --json the error is the one object"
+
+
+def test_nothing_measured_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reports(options: bench.Options, *, quiet: bool) -> Iterator[bench.Report]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(bench, "_reports", reports)
+    out = tmp_path / "a.json"
+    out.write_text("figures of last week")
+    assert sgen.cli.main(["bench", "--out", str(out)]) == 130
+    assert out.read_text() == "figures of last week"
+
+
+def test_each_workload_is_known_as_it_ends(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = report().results[0]
+    first = msgspec.structs.replace(single, context=10.0)
+
+    def measure(engine: Any, name: str, repeat: int) -> bench_runs.Result:
+        if name == "prefill":
+            raise KeyboardInterrupt
+        return first
+
+    monkeypatch.setattr(bench_machine, "read_bandwidth", lambda threads: 1e10)
+    monkeypatch.setattr(bench, "measure", measure)
+    options = bench.Options(str(smollm2_path), only=("single", "prefill"), quick=True)
+    reports = bench._reports(options, quiet=True)
+    known = next(reports)
+    assert known.results == (first,)
+    assert known.token_bytes > bench_machine.matrix_bytes(smollm2_path), "keys and values too"
+    with pytest.raises(KeyboardInterrupt):
+        next(reports)
 
 
 # --- perplexity ------------------------------------------------------------------------------

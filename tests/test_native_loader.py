@@ -67,6 +67,14 @@ def test_a_compiler_that_fails(sources: Path, tmp_path: Path) -> None:
     assert libraries(tmp_path) == []
 
 
+def test_a_compiler_that_fails_without_a_word(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(RuntimeError, match="false failed: no message, exit status 1"):
+        native.build("small")
+
+
 def test_no_compiler_is_a_warning(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.warns(RuntimeWarning, match="no C compiler"):

@@ -1,0 +1,66 @@
+"""A conversation of items or blocks, gathered to the messages of a prompt.
+
+Interfaces that send calls and results as items of their own (Responses, Anthropic's) say in many
+pieces what a chat template takes as one message: pieces of one role in a row become one message,
+and calls belong to the assistant's message before them.  The system messages at the head become
+one too, since most templates have a place for one only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgen.protocol import (
+    PromptPart,
+    Role,
+    RoleEnd,
+    RoleStart,
+    Text,
+    ToolCall,
+    ToolDefinition,
+)
+
+
+class Turns:
+    """Grows by `say`, `call` and `result`; `parts` is the prompt."""
+
+    def __init__(self, tools: Sequence[ToolDefinition] = ()) -> None:
+        self._tools = tuple(tools)
+        self._messages: list[tuple[RoleStart, list[str], list[ToolCall]]] = []
+
+    def say(self, role: Role, text: str) -> None:
+        self._message(role)[0].append(text)
+
+    def call(self, call: ToolCall) -> None:
+        self._message("assistant")[1].append(call)
+
+    def result(self, call_id: str, text: str) -> None:
+        """Of a call; each one is a message of its own."""
+        self._messages.append((RoleStart("tool", tool_call_id=call_id), [text], []))
+
+    @property
+    def last_role(self) -> Role | None:
+        return self._messages[-1][0].role if self._messages else None
+
+    def parts(self, *, resume: bool = False) -> tuple[PromptPart, ...]:
+        """Ends with the open message of the assistant; with `resume` that is the last message,
+        which must be the assistant's and without calls."""
+        parts: list[PromptPart] = list(self._tools)
+        for start, texts, calls in self._messages:
+            text = "\n\n".join(text for text in texts if text)
+            parts.append(start)
+            if text:
+                parts.append(Text(text))
+            parts += calls
+            parts.append(RoleEnd())
+        if resume:
+            parts.pop()
+        else:
+            parts.append(RoleStart("assistant"))
+        return tuple(parts)
+
+    def _message(self, role: Role) -> tuple[list[str], list[ToolCall]]:
+        if self.last_role != role:
+            self._messages.append((RoleStart(role), [], []))
+        _, texts, calls = self._messages[-1]
+        return texts, calls

@@ -1,0 +1,205 @@
+"""The wire types of POST /v1/responses: what a client sends, and the response object.
+
+Fields that OpenAI defines for what a server keeps (`previous_response_id`, `conversation`,
+`background`, `prompt`) are here in order to be refused with a clear message: nothing is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class InputPart(msgspec.Struct):
+    """A part of a message's content, or of a call's output; which fields count is up to `type`."""
+
+    type: str
+    text: str = ""
+    refusal: str = ""
+
+
+class InputItem(msgspec.Struct):
+    """A message (also without `type`), a call, its output, or the reasoning of an earlier turn;
+    which fields count is up to `type`."""
+
+    type: str = "message"
+    role: str = ""
+    content: str | list[InputPart] | None = None
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+    output: str | list[InputPart] | None = None
+
+
+class FunctionTool(msgspec.Struct, omit_defaults=False):
+    type: str
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class AllowedTool(msgspec.Struct):
+    type: str = "function"
+    name: str = ""
+
+
+class ToolChoiceObject(msgspec.Struct, omit_defaults=True):
+    """One function by its name, or (`allowed_tools`) some of them by a mode."""
+
+    type: str
+    name: str = ""
+    mode: Literal["auto", "required", ""] = ""
+    tools: list[AllowedTool] = []
+
+
+class TextFormat(msgspec.Struct, omit_defaults=True):
+    type: str = ""  # text, json_object or json_schema; written even where it is the default
+    name: str = ""
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextConfig(msgspec.Struct, omit_defaults=True):
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class ResponseRequest(msgspec.Struct):
+    """`seed`, `top_k`, `min_p`, `cache_salt` and `finish` are ours, the rest is OpenAI's."""
+
+    input: str | list[InputItem]
+    model: str | None = None
+    instructions: str | None = None
+    text: TextConfig | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: str | ToolChoiceObject | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    include: list[str] | None = None
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: dict[str, Any] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    background: bool | None = None
+    prompt: dict[str, Any] | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    cache_salt: str | None = None
+    finish: Literal["valid", "truncate"] = "valid"
+
+
+class OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
+    text: str = ""
+    annotations: list[Any] = []
+    logprobs: list[dict[str, Any]] = []
+
+
+class ReasoningText(msgspec.Struct, tag_field="type", tag="reasoning_text"):
+    text: str = ""
+
+
+class OutputMessage(msgspec.Struct, tag_field="type", tag="message"):
+    id: str
+    status: ItemStatus = "in_progress"
+    role: Literal["assistant"] = "assistant"
+    content: list[OutputText] = []
+
+
+class FunctionCall(msgspec.Struct, tag_field="type", tag="function_call"):
+    """`arguments` is JSON text, valid by the tool's schema once the status is completed."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str = ""
+    status: ItemStatus = "in_progress"
+
+
+class Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
+    id: str
+    status: ItemStatus = "in_progress"
+    summary: list[Any] = []
+    content: list[ReasoningText] = []
+
+
+OutputItem = OutputMessage | FunctionCall | Reasoning
+
+
+class IncompleteDetails(msgspec.Struct):
+    reason: Literal["max_output_tokens"] = "max_output_tokens"
+
+
+class ResponseError(msgspec.Struct):
+    code: str
+    message: str
+
+
+class InputTokensDetails(msgspec.Struct):
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class OutputTokensDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(msgspec.Struct):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class ResponseObject(msgspec.Struct, kw_only=True):
+    """What was generated, beside an echo of the parameters it was generated by.  `created_at` and
+    `completed_at` in seconds of Unix time."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None = None
+    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
+    background: bool = False
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    metadata: dict[str, str] = {}
+    model: str
+    output: list[OutputItem] = []
+    parallel_tool_calls: bool = True
+    previous_response_id: str | None = None
+    prompt_cache_key: str | None = None
+    reasoning: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    service_tier: str = "default"
+    store: bool = False
+    temperature: float = 1.0
+    text: TextConfig
+    tool_choice: str | ToolChoiceObject = "auto"
+    tools: list[FunctionTool] = []
+    top_logprobs: int = 0
+    top_p: float = 1.0
+    truncation: Literal["auto", "disabled"] = "disabled"
+    usage: ResponseUsage | None = None
+    user: str | None = None
