@@ -65,9 +65,9 @@ def _prepare_python(place: Path, client: str) -> list[str]:
     if not made.exists() or made.read_bytes() != pins.read_bytes():
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--upgrade", "pip"], check=True)  # an old one searches for minutes
-        subprocess.run([*pip, "-r", pins], check=True)
+        subprocess.run([*pip, "-r", str(pins)], check=True)
         shutil.copy(pins, made)
     return [str(python), str(SCRIPTS / PYTHON_CLIENTS[client])]
 

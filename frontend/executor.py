@@ -346,7 +346,7 @@ class Executor:
 
     def _request_id(self, name: str) -> str:
         self._requests += 1
-        return f"{self._id}-{self._requests}:{name}"
+        return f"{self._id}#{self._requests}:{name}"
 
     # failing and cancelling
 

@@ -167,6 +167,8 @@ class _Formats:
             spec = msgspec.convert(fields["spec"], GrammarSpec)
         except msgspec.ValidationError as error:
             refuse(f"spec is no grammar: {error}", "spec", join(pointer, "spec"))
+        if self._spec.unknown == "note":
+            spec = msgspec.structs.replace(spec, unknown="note")
         if closers and spec.kind == "structural_tag":
             refuse(
                 "free text of another grammar cannot know its end", "spec", join(pointer, "spec")

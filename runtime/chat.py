@@ -146,6 +146,10 @@ class PromptEncoder:
         others; a normalizer, or the seam of two pieces, could make more.  Else piece by piece."""
         tokenizer = self._tokenizer
         texts = [p.text if isinstance(p, Text) else p for p in run]
+        if len(run) == 1 and isinstance(
+            run[0], Text
+        ):  # any token that it spells is plain, <unk> too
+            return tokenizer.encode(texts[0], inner=inner)
         meant: list[int] = []
         known: dict[str, list[int]] = {}  # the same pieces stand between the texts of many tools
         for piece in run:

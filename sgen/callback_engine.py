@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import msgspec
 
 from sgen.errors import CapacityError, InvalidRequestError
 from sgen.grammars.masks import Masker
@@ -23,9 +25,12 @@ from sgen.protocol import (
     GrammarSpec,
     ModelInfo,
     PromptPart,
+    RoleStart,
     ScoreRequest,
     Text,
     Tokens,
+    ToolCall,
+    ToolDefinition,
     Usage,
 )
 from sgen.runtime.batch import PAGE_SIZE
@@ -46,6 +51,9 @@ MASKER_BYTES = 256 << 20
 _NORMALIZED = 3
 """A normalizer makes one byte of so many at most (NFC, of Hangul's letters)."""
 
+_JSON = 8
+"""JSON text may have so many bytes for one of what a template shows of it."""
+
 
 class Prepared(NamedTuple):
     """What a request becomes before it is queued."""
@@ -65,17 +73,20 @@ class CallbackEngine:
         cache_tokens: int | None = None,
         limits: Limits | None = None,
         compile_limits: CompileLimits | None = None,
+        unknown_keywords: Literal["refuse", "note"] = "refuse",
         debug: bool = False,
     ) -> None:
+        # "note": keywords that no draft defines are annotations in all schemas, whatever they say.
+        self._note_unknown = unknown_keywords == "note"
         config = loaded.model.config
         if cache_tokens is None:
             cache_tokens = max(2048, CACHE_BYTES // loaded.model.kv_bytes_per_token)
         self.tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._vocabulary = loaded.tokenizer.vocabulary
-        self._most_bytes = config.context_length * max(map(len, self._vocabulary.token_bytes))
+        self._token_bytes = max(map(len, self._vocabulary.token_bytes))  # of text, at most
         if loaded.tokenizer.normalizes:
-            self._most_bytes *= _NORMALIZED
+            self._token_bytes *= _NORMALIZED
         self.compile_service = CompileService(compile_limits)
         self._maskers = Maskers(self.compile_service, self._vocabulary, MASKER_BYTES)
         self.info = ModelInfo(
@@ -109,7 +120,7 @@ class CallbackEngine:
         tokenized; GrammarError, InvalidRequestError."""
         self._check_length(request.prompt)
         grammar = request.grammar
-        matcher = None if grammar is None else Matcher(self._maskers.get(grammar))
+        matcher = None if grammar is None else Matcher(self._masker(grammar))
         return Prepared(self._encoder.encode(request.prompt), matcher)
 
     def trie(self, request: ScoreRequest) -> OptionTrie:
@@ -125,14 +136,21 @@ class CallbackEngine:
 
     def knows(self, grammar: GrammarSpec) -> bool:
         """Is it compiled, so that `prepare` does not wait for that?"""
-        return self._maskers.knows(grammar)
+        return self._maskers.knows(self._as_meant(grammar))
 
     def check_grammar(self, grammar: GrammarSpec) -> int:
         """Compile it; the least number of tokens of an output.  GrammarError if refused."""
-        return self._maskers.get(grammar).min_tokens
+        return self._masker(grammar).min_tokens
+
+    def _masker(self, grammar: GrammarSpec) -> Masker:
+        return self._maskers.get(self._as_meant(grammar))
+
+    def _as_meant(self, grammar: GrammarSpec) -> GrammarSpec:
+        return msgspec.structs.replace(grammar, unknown="note") if self._note_unknown else grammar
 
     def encode(self, prompt: Sequence[PromptPart]) -> list[int]:
-        """The tokens of a prompt of any length."""
+        """The tokens of a prompt, whose text may be of any length."""
+        self._check_length([part for part in prompt if _least_tokens(part) == 1])
         return self._encoder.encode(prompt)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -147,17 +165,19 @@ class CallbackEngine:
 
     def render(self, prompt: Sequence[PromptPart]) -> str:
         """The text of a prompt, special tokens by their names."""
+        self._check_length([part for part in prompt if _least_tokens(part) == 1])
         return self._encoder.render(prompt)
 
     def _check_length(self, prompt: Sequence[PromptPart]) -> None:
         """Each token of a text has some bytes of it, so what has more than the longest tokens
-        could hold is refused at no cost."""
+        could hold is refused at no cost; messages, tools and calls take a token each at least."""
         size = sum(map(_least_bytes, prompt))
-        if size > self._most_bytes:
-            length = self.info.context_length
+        pieces = sum(map(_least_tokens, prompt))
+        length = self.info.context_length
+        if size // self._token_bytes + pieces > length:
             raise CapacityError(
-                f"the prompt has {size:,} bytes of text, which no {length:,} tokens can hold, and "
-                "that is the model's context",
+                f"the prompt has {size:,} bytes of text, and {pieces:,} messages, tools, calls and "
+                f"tokens, which no {length:,} tokens can hold, and that is the model's context",
                 param="prompt",
                 hint="shorten the prompt",
             )
@@ -216,13 +236,22 @@ class CallbackEngine:
 
 
 def _least_bytes(part: PromptPart) -> int:
-    """What it adds to a prompt, or less: how calls and definitions are written is the template's
-    affair."""
+    """What it adds to a prompt, or less: JSON may be shown without its white space and escapes."""
     match part:
         case Text(text):
             return len(text)
+        case ToolCall(name, json) | ToolDefinition(name, parameters=json):
+            return len(name) + len(json) // _JSON
+    return 0
+
+
+def _least_tokens(part: PromptPart) -> int:
+    """What it takes beside the bytes of its text, or less: a template marks each message."""
+    match part:
         case Tokens(ids):
             return len(ids)
+        case RoleStart() | ToolCall() | ToolDefinition():
+            return 1
     return 0
 
 

@@ -45,7 +45,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for param, text, is_right in _PARAM_CHECKS:
             value = getattr(self, param)
             if not is_right(value):
-                raise InvalidRequestError(f"{param} must be {text}, not {value!r}", param=param)
+                raise InvalidRequestError(
+                    f"{param} must be {text}, not {_shown(value)}", param=param
+                )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
 
 
 def _is_int(value: Any) -> bool:

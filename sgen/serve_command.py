@@ -32,6 +32,13 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-tokens", type=int, metavar="N", help="size of the KV cache")
     parser.add_argument("--max-running", type=int, metavar="N", help="in one step of the engine")
     parser.add_argument("--queue", type=int, metavar="N", help="waiting; one more is told 429")
+    parser.add_argument(
+        "--unknown-keywords",
+        choices=["refuse", "note"],
+        default="refuse",
+        help="of schemas, which no draft defines: a 400 (default), or annotations as the "
+        "specification has it",
+    )
     parser.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN")
     parser.add_argument("--no-playground", action="store_true", help="no page at /")
     parser.add_argument(
@@ -64,6 +71,7 @@ def serve_command(args: argparse.Namespace) -> int:
         threads=args.threads,
         kv_cache_dtype=args.kv_cache_dtype,
         max_running=args.max_running,
+        unknown_keywords=args.unknown_keywords,
     )
     return serve(settings, options)
 

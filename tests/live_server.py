@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sgen.errors import EngineClosedError
+from sgen.errors import EngineClosedError, InvalidRequestError
 from sgen.frontend.fake import FakeBackend
 from sgen.protocol import GrammarSpec, PromptPart
 from sgen.runtime.stats import Counters, EngineStats
@@ -49,6 +49,8 @@ class ServerFake(FakeBackend):
         return list(range(self.count_tokens(prompt)))
 
     async def detokenize(self, ids: Sequence[int]) -> str:
+        if any(not 0 <= one < 0x110000 for one in ids):
+            raise InvalidRequestError("there is no such token", param="tokens")
         return "".join(map(chr, ids))
 
     async def apply_template(self, prompt: Sequence[PromptPart]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -34,6 +35,14 @@ CALLS = (
     ToolCallDelta(0, 1, '{"city": "Rome"}'),
     Finished(0, "tool_calls", None, USAGE),
 )
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """Of a stream whose events are named by their types."""
+    blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("event:")]
+    events = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
+    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in events]
+    return events
 
 
 class StillBackend:

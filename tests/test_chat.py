@@ -101,6 +101,18 @@ def test_special_tokens_in_a_message_are_plain_characters(
         assert "<|im_end|>" in tokenizer.decode(ids)
 
 
+def test_the_token_of_unknown_characters_is_spelled_by_no_text(
+    encoder: PromptEncoder, tokenizer: Tokenizer
+) -> None:
+    unknown = tokenizer.special_tokens["unk_token"]
+    (token,) = tokenizer.encode(unknown, special=True)
+    message = [RoleStart("user"), Text(f"a{unknown}b"), RoleEnd(), RoleStart("assistant")]
+    for parts in ([Text(f"a{unknown}b")], message):
+        ids = encoder.encode(parts)  # type: ignore[arg-type]  # of both kinds
+        assert token not in ids
+        assert unknown in tokenizer.decode(ids)
+
+
 def test_placeholder_characters_in_a_message_are_kept(
     encoder: PromptEncoder, tokenizer: Tokenizer
 ) -> None:

@@ -11,9 +11,10 @@ import pytest
 from chat_backend import Fake
 from starlette.testclient import TestClient
 
+from sgen.errors import InvalidRequestError
 from sgen.protocol import GenerateRequest, RoleEnd, RoleStart, Text
 from sgen.server.app import create_app
-from sgen.server.settings import Limits, Settings
+from sgen.server.settings import Settings
 
 PERSON = {
     "type": "object",
@@ -212,11 +213,36 @@ def test_what_is_refused_is_named(
     assert not backend.requests
 
 
-def test_limits_hold_where_they_are() -> None:
-    limits = Limits(choices=2, tools=1, stop_texts=1)
-    with TestClient(create_app(Fake(), Settings(limits=limits))) as client:
-        ask(client, n=2, stop=["x"], tools=[TOOL], tool_choice="none")
-        assert refused(client, n=3)["param"] == "n"
+@pytest.mark.parametrize("field", ["functions", "function_call"])
+def test_older_names_of_tools_name_the_newer_ones(client: TestClient, field: str) -> None:
+    message = refused(client, **{field: []})["message"]
+    assert "send tools" in message
+    assert "tool_choice" in message
+
+
+def test_stop_tokens_beside_a_grammar_are_refused(client: TestClient, backend: Fake) -> None:
+    error = refused(client, regex="a+", stop_token_ids=[97])
+    assert error["param"] == "stop_token_ids"
+    assert "finish" in error["message"]
+    ask(client, regex="a+", stop_token_ids=[97], finish="truncate")
+    assert backend.last.params.stop_token_ids == (97,)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_has_the_name_that_the_client_used(stream: bool) -> None:
+    error = InvalidRequestError("too few", param="max_tokens")
+    with TestClient(create_app(Fake(answers={"r": error}), Settings())) as client:
+        client.headers["X-Request-Id"] = "r"
+        for name in ("max_tokens", "max_completion_tokens"):
+            assert refused(client, stream=stream, **{name: 2})["param"] == name
+
+
+def test_choices_have_ids_that_no_client_can_give(client: TestClient, backend: Fake) -> None:
+    body = {"messages": USER, "n": 2}
+    client.post("/v1/chat/completions", json=body, headers={"X-Request-Id": "r"})
+    assert [request.id for request in backend.requests] == ["r#0", "r#1"]
+    answer = client.get("/ping", headers={"X-Request-Id": "r#0"})
+    assert "#" not in answer.headers["x-request-id"]
 
 
 def test_an_error_in_mid_stream_is_an_event() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,18 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     done = run("doctor", "--model", str(broken))
     assert done.returncode == 1
     assert "fail" in done.stdout
+
+
+def test_a_warning_is_one_line_without_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doctor(args: argparse.Namespace) -> int:
+        warnings.warn("there is no C compiler", RuntimeWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(sgen.cli, "_doctor", doctor)
+    assert sgen.cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == "sgen: warning: there is no C compiler\n"
 
 
 def test_pull_finds_what_is_there(smollm2_path: Path) -> None:

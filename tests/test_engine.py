@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import sgen
-from sgen.callback_engine import Maskers
+from sgen.callback_engine import CallbackEngine, Maskers
 from sgen.errors import (
     CancelledError,
     CapacityError,
@@ -38,6 +38,7 @@ from sgen.protocol import (
     ScoreRequest,
     Text,
 )
+from sgen.runtime.loader import load_model
 from sgen.runtime.stats import EngineStats
 from tests.vocabularies import small
 
@@ -257,6 +258,7 @@ def test_a_prompt_of_one_token_may_merge_with_an_option(engine: sgen.Engine) -> 
     [
         ({"prompt": (Text(""),)}, InvalidRequestError, "empty|no token"),
         ({"prompt": (Text("word " * 9000),)}, CapacityError, "8192|context"),
+        ({"prompt": (RoleStart("user"), RoleEnd()) * 8193}, CapacityError, "8,193 messages"),
         ({"prompt": (RoleEnd(),)}, InvalidRequestError, "role"),
         ({"grammar": GrammarSpec("lark", "start: b")}, GrammarError, "not defined"),
         ({"grammar": GrammarSpec("regex", "(a")}, GrammarError, "character"),
@@ -418,3 +420,28 @@ def test_grammars_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> N
         with ThreadPoolExecutor(8) as pool:
             spec = GrammarSpec("regex", "b+")
             assert len({*pool.map(maskers.get, [spec] * 16)}) == 1
+
+
+def test_an_engine_may_take_unknown_keywords_for_annotations(
+    engine: sgen.Engine, smollm2_path: Path
+) -> None:
+    schema = GrammarSpec("json_schema", '{"type":"integer","self":{"vendor":"x"}}')
+    with pytest.raises(GrammarError, match="self"):
+        engine.check_grammar(schema)
+    loaded = load_model(smollm2_path)
+    lenient = CallbackEngine(
+        loaded, deliver=lambda: None, cache_tokens=256, unknown_keywords="note"
+    )
+    try:
+        assert lenient.check_grammar(schema) == 1
+        assert lenient.knows(schema)
+    finally:
+        lenient.close()
+
+
+def test_a_chat_of_more_messages_than_the_context_has_tokens_is_refused_before_it_is_rendered(
+    engine: sgen.Engine,
+) -> None:
+    message: list[PromptPart] = [RoleStart("user"), Text("x"), RoleEnd()]
+    with pytest.raises(CapacityError, match="messages"):
+        engine.count_tokens(message * (engine.info.context_length + 1))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sgen.errors import CancelledError, EngineClosedError, GrammarError, SgenError
+from sgen.errors import CancelledError, EngineClosedError, GrammarError, ProgramError, SgenError
 from sgen.frontend import Ref, State, ir, program
 from sgen.frontend.events import Event
-from sgen.frontend.executor import Executor
+from sgen.frontend.executor import Executor, Terms
 from sgen.frontend.fake import FakeBackend
 from sgen.frontend.values import Cell, Failure, Outcome
 from sgen.protocol import (
@@ -38,13 +38,16 @@ def lit(branch: int, text: str) -> ir.Text:
 
 
 def on_loop(
-    backend: FakeBackend, body: Callable[[Executor, list[Event]], Awaitable[None]]
+    backend: FakeBackend,
+    body: Callable[[Executor, list[Event]], Awaitable[None]],
+    terms: Terms | None = None,
 ) -> list[Event]:
     """Run a test on an executor, which is closed in the end."""
     events: list[Event] = []
 
     async def main() -> None:
-        executor = Executor(backend, loop=asyncio.get_running_loop(), emit=events.append)
+        loop = asyncio.get_running_loop()
+        executor = Executor(backend, loop=loop, emit=events.append, terms=terms)
         try:
             await asyncio.wait_for(body(executor, events), 10)
         finally:
@@ -53,6 +56,35 @@ def on_loop(
 
     asyncio.run(main())
     return events
+
+
+def test_terms_name_the_requests_and_salt_them() -> None:
+    backend = FakeBackend(default="x")
+
+    async def body(executor: Executor, events: list[Event]) -> None:
+        executor.feed(lit(ir.ROOT, "a"))
+        executor.feed(gen(ir.ROOT, 0))
+        executor.feed(ir.Select(branch=ir.ROOT, var=1, name="s", options=("b", "c")))
+        await executor.settle()
+        executor.raise_unseen()
+
+    on_loop(backend, body, Terms("run", "salt"))
+    assert [(r.id, r.cache_salt) for r in backend.requests] == [
+        ("run#1:v", "salt"),
+        ("run#2:s", "salt"),
+    ]
+
+
+@pytest.mark.parametrize(("most", "fits"), [(8, True), (7, False)])
+def test_terms_bound_what_is_written_and_handed_on(most: int, fits: bool) -> None:
+    async def body(executor: Executor, events: list[Event]) -> None:
+        executor.feed(lit(ir.ROOT, "abcd"))
+        executor.feed(ir.Fork(ir.ROOT, (1,)))  # its branch begins with the four
+        await executor.settle()
+        with contextlib.nullcontext() if fits else pytest.raises(ProgramError, match="than 7"):
+            executor.raise_unseen()
+
+    on_loop(FakeBackend(), body, Terms(characters=most))
 
 
 class Broken(FakeBackend):

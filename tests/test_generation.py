@@ -22,6 +22,8 @@ from sgen.protocol import (
     RoleStart,
     SamplingParams,
     Text,
+    TokenLogprob,
+    Usage,
 )
 from sgen.server.app import create_app
 from sgen.server.events import Job, ToolChoice, ToolDefinition
@@ -36,7 +38,7 @@ def job(**fields: Any) -> Job:
 
 
 def test_closing_cancels_every_choice() -> None:
-    backend = Fake(default="hello", delay=0.001, hold=("r-0", "r-1", "r-2"))
+    backend = Fake(default="hello", delay=0.001, hold=("r#0", "r#1", "r#2"))
 
     async def run() -> None:
         events = generate(backend, job(n=3))
@@ -45,12 +47,12 @@ def test_closing_cancels_every_choice() -> None:
 
     asyncio.run(run())
     assert not backend.open
-    assert sorted(backend.cancelled) == ["r-0", "r-1", "r-2"]
+    assert sorted(backend.cancelled) == ["r#0", "r#1", "r#2"]
 
 
 def test_one_choice_that_fails_ends_the_others() -> None:
     error = InvalidRequestError("no")
-    backend = Fake(answers={"r-1": error}, default="hello", hold=("r-0",))
+    backend = Fake(answers={"r#1": error}, default="hello", hold=("r#0",))
     with pytest.raises(InvalidRequestError):
         asyncio.run(collect(backend, job(n=2)))
     assert not backend.open
@@ -85,6 +87,26 @@ def test_a_stop_in_free_text_before_tools_comes_across_chunks() -> None:
     )
     assert (choice.text, choice.reason, choice.stop) == ("one ", "stop", "two")
     assert backend.cancelled == ["r"]
+
+
+def test_log_probabilities_pass_by_a_stop_in_free_text() -> None:
+    class Telling(Fake):
+        async def extend(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+            for text in ("one", " t", "wo", " three"):
+                logprob = TokenLogprob(ord(text[-1]), text, -0.5)
+                yield Chunk(text=text, token_ids=(logprob.token,), logprobs=(logprob,))
+            yield Chunk(finish_reason="stop", usage=Usage(1, 0, 4))
+
+    tool = ToolDefinition("f", "", "{}")
+    for stop, text, tokens in (
+        ("two", "one ", ["one", " t"]),
+        ("tow", "one two three", ["one", " t", "wo", " three"]),
+    ):
+        params = SamplingParams(stop=(stop,), logprobs=0)
+        asked = job(tools=(tool,), tool_choice=ToolChoice(), params=params)
+        (choice,) = asyncio.run(collect(Telling(), asked))
+        assert choice.text == text
+        assert [logprob.text for logprob in choice.logprobs] == tokens
 
 
 class Real(Fake):

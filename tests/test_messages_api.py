@@ -19,7 +19,7 @@ from sgen.protocol import (
 )
 from sgen.server import messages
 from sgen.server.events import ContentDelta, Finished, ToolCallDelta, ToolCallStart, ToolChoice
-from tests.scripted import CALLS, CUT, HELLO, STOPPED, USAGE, Scripted
+from tests.scripted import CALLS, CUT, HELLO, STOPPED, USAGE, Scripted, events_of
 
 PATH = "/v1/messages"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -30,13 +30,6 @@ ASKED: dict[str, Any] = {"max_tokens": 10, "messages": [{"role": "user", "conten
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return Scripted(messages, monkeypatch)
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("event:")]
-    events = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
-    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in events]
-    return events
 
 
 def said_by(message: dict[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_requests_carry_the_runs_id_and_its_cache_salt() -> None:
     headers = {"X-Request-Id": "run-7"}
     data = body(one(), cache_salt="s")
     assert client(backend).post("/v1/programs", content=data, headers=headers).status_code == 200
-    assert [r.id for r in backend.requests] == ["run-7-1:a"]
+    assert [r.id for r in backend.requests] == ["run-7#1:a"]
     assert [r.cache_salt for r in backend.requests] == ["s"]
 
 

@@ -107,6 +107,20 @@ def test_each_limit_and_one_past_it(limits: Limits, good: Any, bad: Any, param: 
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
+def test_a_constraint_that_says_nothing_is_refused() -> None:
+    for fields in ({}, {"json": None}, {"json_object": False}):
+        with pytest.raises(APIError, match="says nothing") as caught:
+            read(structured_outputs=fields)
+        assert caught.value.param == "structured_outputs"
+    with pytest.raises(msgspec.ValidationError, match="jsn"):
+        read(structured_outputs={"jsn": SCHEMA})
+
+
+def test_an_empty_regex_is_one_and_an_empty_grammar_of_llama_cpp_is_none() -> None:
+    assert read(regex="") == (GrammarSpec("regex", ""), "regex")
+    assert read(grammar="") is None
+
+
 def test_two_constraints_are_both_named() -> None:
     with pytest.raises(APIError, match=r"structured_outputs\.regex and guided_choice"):
         read(structured_outputs={"regex": "a"}, guided_choice=["a"])

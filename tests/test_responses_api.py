@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -20,7 +19,7 @@ from sgen.protocol import (
 )
 from sgen.server import responses
 from sgen.server.events import ContentDelta, Finished, ToolCallDelta, ToolCallStart, ToolChoice
-from tests.scripted import CALLS, CUT, HELLO, STOPPED, USAGE, Scripted
+from tests.scripted import CALLS, CUT, HELLO, STOPPED, USAGE, Scripted, events_of
 
 PATH = "/v1/responses"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -31,13 +30,6 @@ NEWS = {"type": "function", "name": "news", "description": "What is new", "param
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return Scripted(responses, monkeypatch)
-
-
-def events_of(text: str) -> list[dict[str, Any]]:
-    blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("event:")]
-    events = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
-    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in events]
-    return events
 
 
 def test_a_text_is_a_message_and_the_parameters_are_echoed(server: Scripted) -> None:
@@ -187,6 +179,10 @@ def test_text_formats(server: Scripted, form: dict[str, Any], grammar: GrammarSp
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"input": []}, "input"),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "[1"}]},
+            "input[0].arguments",
+        ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         (
@@ -296,6 +292,8 @@ def test_a_stream_that_fails_says_so_twice(server: Scripted) -> None:
     failed, error = events[-2:]
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
     assert failed["response"]["error"]["message"] == "the engine died"
+    (item,) = failed["response"]["output"]
+    assert (item["status"], item["content"][0]["text"]) == ("incomplete", "a")
     assert (error["type"], error["message"]) == ("error", "the engine died")
     assert error["error"]["code"] == error["code"] == "engine_unavailable"
 
@@ -305,6 +303,7 @@ def test_what_the_engine_refuses_is_a_plain_error_even_of_a_stream(server: Scrip
     response, _ = server.post(PATH, {"input": "x", "stream": True}, refused)
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "too long"
+    assert response.json()["error"]["param"] == "max_output_tokens"
 
 
 def test_a_grammar_that_is_refused_names_the_place(server: Scripted) -> None:

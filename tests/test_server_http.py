@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -71,6 +72,47 @@ def test_unknown_fields_are_ignored_and_counted() -> None:
     assert 'sgen_unknown_fields_total{endpoint="/play/echo",field="future"} 1.0' in text
     assert 'field="other"} 1.0' in text
     assert "odd name" not in text
+
+
+def test_a_body_of_many_unknown_fields_is_counted_as_few() -> None:
+    body = {f"k{i}": 0 for i in range(1000)}
+    with client() as http:
+        assert http.post("/play/echo", json=body).status_code == 200
+        text = http.get("/metrics").text
+    assert text.count('sgen_unknown_fields_total{endpoint="/play/echo"') == 65
+    assert 'field="other"} 936.0' in text
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "status"),
+    [
+        ("127.0.0.1:8000", {}, 200),
+        ("127.0.0.1:8000", {"Origin": "http://127.0.0.1:8000"}, 200),
+        ("LOCALHOST:8000", {"Origin": "http://localhost:8000"}, 200),
+        ("[::1]:8000", {"Origin": "http://[::1]:8000"}, 200),
+        ("127.0.0.1:8000", {"Origin": "https://a.example"}, 200),
+        ("127.0.0.1:8000", {"Origin": "http://127.0.0.1:9000"}, 403),
+        ("127.0.0.1:8000", {"Origin": "http://evil.example"}, 403),
+        ("evil.example", {"Origin": "http://evil.example"}, 403),
+        ("127.0.0.1:8000", {"Origin": "null"}, 403),
+        ("127.0.0.1:8000", {"Origin": "http://[x"}, 403),
+        ("127.0.0.1:8000", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("127.0.0.1:8000", {"Sec-Fetch-Site": "same-origin"}, 200),
+    ],
+)
+def test_pages_of_others_may_not_call(host: str, headers: dict[str, str], status: int) -> None:
+    settings: dict[str, Any] = {"cors_origins": ("https://a.example",)}
+    with client(**settings) as http:
+        given = {"Host": host, **headers}
+        assert http.post("/play/echo", json={}, headers=given).status_code == status
+        assert http.get("/v1/models", headers=given).status_code == 200
+    with client(api_keys=("k",), **settings) as http:  # no page has the key unless it was given
+        given = {"Host": host, "Authorization": "Bearer k", **headers}
+        assert http.post("/play/echo", json={}, headers=given).status_code == 200
+    if host == "evil.example":  # a name of one's own, where others may come too
+        with client(host="0.0.0.0") as http:
+            given = {"Host": host, **headers}
+            assert http.post("/play/echo", json={}, headers=given).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -191,3 +233,58 @@ def test_tokens_and_templates() -> None:
         assert text["prompt"] == text["content"] == "hi"
         messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
         assert "hi" in http.post("/apply-template", json={"messages": messages}).json()["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "x" * 50}),
+        ("/detokenize", {"tokens": [65] * 12}),
+        ("/apply-template", {"messages": [{"role": "user", "content": "x" * 9}]}),
+    ],
+)
+def test_texts_are_bounded_and_wait_for_a_place(path: str, body: dict[str, Any]) -> None:
+    size = len(json.dumps(body, separators=(",", ":")))
+    for most, status in ((size, 200), (size - 1, 413)):
+        with client(limits=Limits(text_bytes=most)) as http:
+            raw = json.dumps(body, separators=(",", ":")).encode()
+            assert http.post(path, content=raw, headers=JSON).status_code == status
+    app, _ = played_app(Settings())
+    app.state.server.admission.draining = True
+    with TestClient(app) as http:
+        assert http.post(path, json=body).status_code == 503
+
+
+def test_a_template_shows_what_a_chat_would() -> None:
+    function = {"name": "look", "arguments": '{"at": 1}'}
+    chat: dict[str, Any] = {
+        "messages": [
+            {"role": "developer", "content": "be kind"},
+            {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]},
+            {"role": "tool", "tool_call_id": "c", "content": "seen"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look"}}],
+    }
+    backend = ServerFake(default="hi")
+    with client(backend) as http:
+        shown = http.post("/apply-template", json=chat).json()["prompt"]
+        assert http.post("/v1/chat/completions", json=chat).status_code == 200
+        asked = backend.requests[-1].prompt
+        assert shown == repr(asked)
+        assert http.post("/tokenize", json=chat).json()["count"] == backend.count_tokens(asked)
+        wrong = http.post("/tokenize", json={"messages": [{"role": "cat", "content": "x"}]})
+        assert wrong.json()["error"]["param"] == "messages.0.role"
+
+
+def test_requests_of_another_key_are_not_to_be_ended() -> None:
+    app, _ = played_app(Settings(api_keys=("a", "b")))
+    server, ended = app.state.server, []
+    for one in ("a", "b"):
+        server.running[f"of-{one}"], server.keys[f"of-{one}"] = ended.append, one
+    with TestClient(app, headers={"x-api-key": "a"}) as http:
+        assert http.delete("/v1/requests/of-b").status_code == 404
+        assert http.post("/abort_request", json={"rid": "of-b"}).status_code == 404
+        assert not ended
+        all_mine = http.post("/abort_request", json={"abort_all": True})
+        assert all_mine.json() == {"cancelled": ["of-a"]}
+    assert len(ended) == 1

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 from live_server import ServerFake
@@ -14,9 +15,10 @@ from starlette.testclient import TestClient
 
 from sgen.server.app import create_app
 from sgen.server.openapi import BODIES
+from sgen.server.openapi_answers import ANSWERS
 from sgen.server.settings import Settings
 
-APP = create_app(ServerFake(), Settings())
+APP = create_app(ServerFake(default="hi"), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,34 @@ def test_every_post_that_reads_a_body_has_its_schema(document: dict[str, Any]) -
     assert set(BODIES) <= set(document["paths"])
 
 
-@pytest.mark.parametrize("path", [p for p, (_, example) in BODIES.items() if example])
-def test_examples_are_what_is_accepted(path: str) -> None:
+@pytest.mark.parametrize("path", BODIES)
+def test_examples_are_accepted_and_answers_are_as_described(
+    path: str, document: dict[str, Any]
+) -> None:
     kind, example = BODIES[path]
     msgspec.json.decode(json.dumps(example), type=kind)
-    if path != "/v1/messages":  # asks for a model
-        assert TestClient(APP).post(path, json=example).status_code == 200
+    answer = TestClient(APP).post(path, json=example)
+    assert answer.status_code == 200, answer.text
+    check(answer.json(), document, path, "200")
+
+
+@pytest.mark.parametrize("path", [p for p in ANSWERS if p not in BODIES])
+def test_what_is_read_is_as_described(path: str, document: dict[str, Any]) -> None:
+    answer = TestClient(APP).get(path.replace("{name}", "fake"))
+    check(answer.json(), document, path, "200")
+
+
+@pytest.mark.parametrize("path", [p for p in BODIES if p != "/abort_request"])
+def test_errors_are_as_described(path: str, document: dict[str, Any]) -> None:
+    answer = TestClient(APP).post(path, json=[])
+    assert answer.status_code == 400
+    check(answer.json(), document, path, "default")
+
+
+def check(answer: Any, document: dict[str, Any], path: str, status: str) -> None:
+    """An answer against the schema that its operation gives."""
+    method = "post" if path in BODIES else "get"
+    described = document["paths"][path][method]["responses"][status]
+    schema = described["content"]["application/json"].get("schema", {})
+    assert schema or path == "/abort_request"
+    jsonschema.validate(answer, {**schema, "components": document["components"]})

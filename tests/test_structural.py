@@ -257,6 +257,14 @@ def test_a_whole_grammar_has_its_own_options() -> None:
     check(of_format(type="or", elements=[text, DIGITS]), ["", "x", "1"], [])
 
 
+def test_where_unknown_keywords_are_noted_they_are_in_grammars_inside_too() -> None:
+    spec = {"kind": "json_schema", "source": '{"type":"integer","self":1}'}
+    source = json.dumps({"format": {"type": "grammar_spec", "spec": spec}})
+    with pytest.raises(GrammarError):
+        compile_grammar(GrammarSpec("structural_tag", source))
+    assert compile_grammar(GrammarSpec("structural_tag", source, unknown="note")).notes
+
+
 def test_an_error_in_a_whole_grammar_tells_the_place_that_was_given() -> None:
     spec = {"kind": "json_schema", "source": '{"items":5}'}
     with pytest.raises(GrammarError) as caught:

@@ -257,6 +257,17 @@ def test_free_text_that_fills_all_tokens_is_cut() -> None:
     assert whole(must, info_of(), "abcd")["end"] == ("stop", None)
 
 
+def test_a_call_without_room_is_cut_and_its_beginning_left_out() -> None:
+    text = "Well.\n<tool_call>"[:-1]
+    job = job_of(params=SamplingParams(max_tokens=40))
+    found = whole(job, info_of(), text)
+    assert (found["content"], found["end"]) == ("Well.", ("length", None))
+    roomy = job_of(params=SamplingParams(max_tokens=4000))
+    assert whole(roomy, info_of(), text)["end"] == ("stop", None)
+    fence = whole(job, info_of(), "```")
+    assert (fence["content"], fence["end"]) == ("```", ("stop", None))
+
+
 def test_reasoning() -> None:
     job = job_of(tools=())
     closed, opened = info_of(reasoning=THINK), info_of(reasoning=THINK, reasoning_open=True)

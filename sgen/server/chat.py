@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -70,6 +71,9 @@ async def chat_completions(request: Request) -> Response:
         info, limits = server.backend.info, server.settings.limits
         constraint = constraint_of(body, limits)
         job = _job(body, request_id(request), info, limits, constraint)
+        names = {"prompt": "messages"}
+        if body.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
         head: dict[str, Any] = {
             "id": f"chatcmpl-{job.id}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -81,9 +85,10 @@ async def chat_completions(request: Request) -> Response:
         if body.stream:
             options = body.stream_options
             usage = options is not None and bool(options.include_usage)
-            events = placed_events(generate(server.backend, job), constraint)
+            events = placed_events(generate(server.backend, job), constraint, names)
             return sse(request, _ChatStream(head, job, usage=usage).write(events), stream_error)
-        choices = await until_disconnect(request, collected(server.backend, constraint, job))
+        said = collected(server.backend, constraint, job, names=names)
+        choices = await until_disconnect(request, said)
         head["choices"] = [_choice(i, choice, job) for i, choice in enumerate(choices)]
         thinking = sum(choice.reasoning_tokens for choice in choices)
         head["usage"] = usage_body(total_usage([choice.usage for choice in choices]), thinking)
@@ -118,13 +123,16 @@ def stream_error(error: APIError) -> bytes:
 
 
 async def collected(
-    backend: ServerBackend, constraint: Constraint | None, *jobs: Job
+    backend: ServerBackend,
+    constraint: Constraint | None,
+    *jobs: Job,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Choice]:
-    """All choices; errors name the field that they are about."""
+    """All choices; errors are placed (see formats.py)."""
     try:
         return await collect(backend, *jobs)
     except SgenError as error:
-        raise placed(error, constraint) from error
+        raise placed(error, constraint, names) from error
 
 
 def _job(
@@ -157,8 +165,8 @@ def _job(
 def _check_unsupported(body: ChatRequest) -> None:
     for name, hint in (
         ("chat_template", "the template is the model's own; none is taken from a request"),
-        ("functions", "functions are not supported: send tools"),
-        ("function_call", "function_call is not supported: send tool_choice"),
+        ("functions", "functions are not supported: send tools (and tool_choice)"),
+        ("function_call", "function_call is not supported: send tools and tool_choice"),
     ):
         if bytes(getattr(body, name)) not in (b"", b"null"):
             raise APIError(400, hint, param=name, code="unsupported")

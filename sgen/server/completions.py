@@ -105,7 +105,7 @@ def _jobs(
     params = sampling_params(body, limits, body.logprobs)
     return [
         Job(
-            id=f"{job_id}-p{i}" if len(prompts) > 1 else job_id,
+            id=f"{job_id}#p{i}" if len(prompts) > 1 else job_id,
             prompt=prompt,
             params=params,
             grammar=constraint.spec if constraint is not None else None,

@@ -46,6 +46,7 @@ def load(options: EngineOptions, progress: Progress, deliver: Callable[[], None]
         cache_tokens=options.cache_tokens,
         limits=limits,
         compile_limits=compile_limits,
+        unknown_keywords=options.unknown_keywords,
     )
 
 

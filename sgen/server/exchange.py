@@ -33,6 +33,7 @@ class Exchange:
 
     def __init__(self, request_id: str) -> None:
         self.id = request_id
+        self.key = ""  # that its client gave
         self.started = time.monotonic()
         self.usage = Usage()
         self.model = ""  # by the name that the client calls it
@@ -57,15 +58,18 @@ class Server:
     metrics: Metrics
     admission: Admission
     running: dict[str, Cancel] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)  # of those that run
     ids: set[str] = field(default_factory=set)  # of all requests that have not ended
     started: float = field(default_factory=time.time)
 
     def begin(self, exchange: Exchange) -> None:
         self.running[exchange.id] = exchange.cancel
+        self.keys[exchange.id] = exchange.key
 
     def end(self, exchange: Exchange) -> None:
         """Give back what a request holds; a second time does nothing."""
         self.running.pop(exchange.id, None)
+        self.keys.pop(exchange.id, None)
         if exchange.place is not None:
             exchange.place.release()
 

@@ -8,8 +8,9 @@ it is GBNF, else Lark.  An absent temperature is 1, as OpenAI and vLLM have it.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -85,7 +86,7 @@ def constraint_of(body: GenerationRequest, limits: Limits) -> Constraint | None:
     found = [*_response_format(body.response_format, limits)]
     outputs = body.structured_outputs
     if outputs is not None:
-        name = "structured_outputs"
+        name, others = "structured_outputs", len(found)
         found += _schema(outputs.json, f"{name}.json", limits)
         found += _text("regex", outputs.regex, f"{name}.regex", limits)
         found += _choices(outputs.choice, f"{name}.choice", limits)
@@ -93,6 +94,9 @@ def constraint_of(body: GenerationRequest, limits: Limits) -> Constraint | None:
         found += _tag(outputs.structural_tag, f"{name}.structural_tag", limits)
         if outputs.json_object:
             found.append(Constraint(any_object(), f"{name}.json_object"))
+        if len(found) == others:
+            message = f"{name} says nothing of what the output must be"
+            raise APIError(400, message, param=name, code="missing_required_parameter")
     found += _schema(body.guided_json, "guided_json", limits)
     found += _text("regex", body.guided_regex, "guided_regex", limits)
     found += _choices(body.guided_choice, "guided_choice", limits)
@@ -100,7 +104,7 @@ def constraint_of(body: GenerationRequest, limits: Limits) -> Constraint | None:
     found += _text("regex", body.regex, "regex", limits)
     found += _text("grammar", body.ebnf, "ebnf", limits)
     found += _schema(body.json_schema, "json_schema", limits)
-    found += _text("grammar", body.grammar, "grammar", limits)
+    found += _text("grammar", body.grammar or None, "grammar", limits)  # llama.cpp's "" is none
     if len(found) > 1:
         first, second = found[0].param, found[1].param
         message = f"{first} and {second} both say what the output must be: give one of them"
@@ -118,24 +122,34 @@ def any_object() -> GrammarSpec:
     return GrammarSpec("json_schema", '{"type":"object"}', whitespace="any")
 
 
-def placed(error: Exception, constraint: Constraint | None) -> APIError:
-    """The error of a job, by the name of the field that it is about."""
+_SAME: Mapping[str, str] = MappingProxyType({})
+
+
+def placed(
+    error: Exception, constraint: Constraint | None, names: Mapping[str, str] = _SAME
+) -> APIError:
+    """The error of a job, by the name of the field that it is about.  `names`: what the interface
+    calls the engine's parameters."""
     if isinstance(error, GrammarError) and (error.pointer or "").startswith("/tools/"):
         named = as_api_error(error)
         return APIError(named.status, named.message, param=error.pointer[1:], code=named.code)  # type: ignore[index]  # it is a text that begins so
-    return as_api_error(error, param=constraint.param if constraint is not None else None)
+    found = as_api_error(error, param=constraint.param if constraint is not None else None)
+    found.param = names.get(found.param or "", found.param)
+    return found
 
 
 async def placed_events(
-    events: AsyncIterator[GenerationEvent], constraint: Constraint | None
+    events: AsyncIterator[GenerationEvent],
+    constraint: Constraint | None,
+    names: Mapping[str, str] = _SAME,
 ) -> AsyncGenerator[GenerationEvent, None]:
-    """The events; errors name the field that they are about."""
+    """The events; errors are placed."""
     try:
         async with aclosing(cast(AsyncGenerator[GenerationEvent, None], events)) as stream:
             async for event in stream:
                 yield event
     except SgenError as error:
-        raise placed(error, constraint) from error
+        raise placed(error, constraint, names) from error
 
 
 def schema_text(raw: Raw | bytes, param: str, limits: Limits) -> str:
@@ -236,7 +250,7 @@ def _tag(raw: Raw, param: str, limits: Limits) -> list[Constraint]:
 
 
 def _text(kind: str, text: str | None, param: str, limits: Limits) -> list[Constraint]:
-    if not text:
+    if text is None:
         return []
     if kind == "regex":
         _check_pattern(text, param, limits)

@@ -36,7 +36,7 @@ from sgen.server.events import (
     ToolCallStart,
 )
 from sgen.server.tool_grammar import job_grammar
-from sgen.server.tool_parser import OutputParser
+from sgen.server.tool_parser import Logprobs, OutputParser
 
 _AHEAD = 64  # events that wait for a slow reader before its requests wait too
 
@@ -130,7 +130,7 @@ def _runs(info: ModelInfo, jobs: Sequence[Job]) -> list[_Run]:
         for i in range(job.n):
             choice = len(runs)
             request = GenerateRequest(
-                id=job.id if alone else f"{job.id}-{choice}",
+                id=job.id if alone else f"{job.id}#{choice}",  # no client's id has a "#"
                 prompt=job.prompt,
                 params=msgspec.structs.replace(params, seed=_seed(params.seed, i)),
                 grammar=grammar,
@@ -149,7 +149,7 @@ def _seed(seed: int | None, choice: int) -> int | None:
 
 
 async def _events(backend: Backend, run: _Run) -> AsyncIterator[GenerationEvent]:
-    stops = StopStrings(run.stops) if run.stops else None
+    stops = _Stops(run) if run.stops else None
     seen = thinking = 0  # tokens
     stream = cast(AsyncGenerator[Chunk, None], backend.extend(run.request))
     async with aclosing(stream) as chunks:
@@ -162,9 +162,9 @@ async def _events(backend: Backend, run: _Run) -> AsyncIterator[GenerationEvent]
                 thinking = seen  # with the marker that begins it
             for event in events:
                 if stops is not None:
-                    held, stop = _held(stops, event)
-                    if held:
-                        yield ContentDelta(run.choice, held)
+                    held, stop = stops.before(event)
+                    if held is not None:
+                        yield held
                     if stop is not None:
                         usage = await _end(backend, run.request.id, chunk, chunks)
                         yield Finished(run.choice, "stop", stop, usage, thinking)
@@ -177,11 +177,25 @@ async def _events(backend: Backend, run: _Run) -> AsyncIterator[GenerationEvent]
                     yield event
 
 
-def _held(stops: StopStrings, event: GenerationEvent) -> tuple[str, str | None]:
-    """What may be shown of the text by now, and the stop text that it came to."""
-    if isinstance(event, ContentDelta):
-        return stops.push(event.text)
-    return ("", None) if isinstance(event, ReasoningDelta) else (stops.flush(), None)
+class _Stops:
+    """Content, but for what may be the beginning of a stop text."""
+
+    def __init__(self, run: _Run) -> None:
+        self._choice = run.choice
+        self._texts = StopStrings(run.stops)
+        self._logprobs = Logprobs()
+
+    def before(self, event: GenerationEvent) -> tuple[ContentDelta | None, str | None]:
+        """What may be shown of the content by now, and the stop text that it came to."""
+        text, stop = "", None
+        if isinstance(event, ContentDelta):
+            self._logprobs.add(event.text, event.logprobs)
+            text, stop = self._texts.push(event.text)
+        elif not isinstance(event, ReasoningDelta):
+            text = self._texts.flush()
+        if not text:
+            return None, stop
+        return ContentDelta(self._choice, text, self._logprobs.take(len(text))), stop
 
 
 async def _end(

@@ -105,7 +105,7 @@ async def model_info(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """Ends a request by its id; its client is told so."""
+    """Ends a request of the same key by its id; its client is told so."""
     return _cancel(request, request.path_params["id"])
 
 
@@ -114,7 +114,8 @@ async def abort(request: Request) -> Response:
     wanted = await read_body(request, AbortRequest)
     server = server_of(request)
     if wanted.abort_all:
-        ids = list(server.running)
+        key = exchange_of(request.scope).key
+        ids = [one for one in server.running if server.keys[one] == key]
         for one in ids:
             server.running[one](_cancelled())
         return json_response({"cancelled": ids})
@@ -129,7 +130,7 @@ class AbortRequest(msgspec.Struct):
 def _cancel(request: Request, wanted: str) -> Response:
     server = server_of(request)
     end = server.running.get(wanted)
-    if end is None or wanted == exchange_of(request.scope).id:
+    if end is None or server.keys[wanted] != exchange_of(request.scope).key:
         raise APIError(404, f"no request {wanted[:80]!r} is running", code="request_not_found")
     end(_cancelled())
     return json_response({"id": wanted, "object": "request", "cancelled": True})

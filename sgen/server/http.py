@@ -186,8 +186,10 @@ def _invalid_field(text: str) -> APIError:
 def _count_unknown(server: Server, path: str, body: bytes, kind: type[Any]) -> None:
     known = _field_names(kind)
     if known is not None:
-        for name in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys() - known:
-            server.metrics.unknown_field(path, name)
+        names = [
+            n for n in msgspec.json.decode(body, type=dict[str, msgspec.Raw]) if n not in known
+        ]
+        server.metrics.unknown_fields(path, names)
 
 
 def _field_names(kind: Any) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -45,6 +45,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, tag="options"):
 
     `cache_tokens` is the size of the KV cache.  The rest are fields of Compute, of the scheduler's
     Limits and of CompileLimits, which are not imported here: they come with torch.
+    `unknown_keywords` of schemas, which no draft defines: refused, or annotations.
     """
 
     model: str | None = None  # the embedded one
@@ -58,6 +59,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, tag="options"):
     compile_seconds: float | None = None
     compile_megabytes: int | None = None
     compile_workers: int | None = None
+    unknown_keywords: Literal["refuse", "note"] = "refuse"
 
 
 class Extend(msgspec.Struct, frozen=True, tag="extend"):

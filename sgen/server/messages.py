@@ -7,7 +7,7 @@ is where the model has it, whatever `thinking` asks for, in blocks without a sig
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from uuid import uuid4
 
 import msgspec
@@ -30,10 +30,10 @@ from sgen.server.http import (
     sse,
     until_disconnect,
 )
-from sgen.server.messages_stream import MessageWriter, stream
+from sgen.server.messages_stream import MessageWriter
 from sgen.server.settings import Limits
 from sgen.server.tools import GivenTool, Tools, choose, define_tools
-from sgen.server.turns import Turns
+from sgen.server.turns import Turns, drain, written
 from sgen.server.wire_messages import (
     Block,
     CountRequest,
@@ -45,6 +45,8 @@ from sgen.server.wire_messages import (
     Tool,
     ToolChoiceBody,
 )
+
+_NAMES = {"prompt": "messages", "stop": "stop_sequences"}
 
 
 async def create_message(request: Request) -> Response:
@@ -59,10 +61,10 @@ async def create_message(request: Request) -> Response:
         usage = MessageUsage(input_tokens=len(counted))
         message = MessageObject(id=f"msg_{uuid4().hex}", model=model, usage=usage)
         writer = MessageWriter(message, id)
-        said = stream(placed_events(generate(server.backend, job), constraint), writer)
+        said = written(placed_events(generate(server.backend, job), constraint, _NAMES), writer)
         if body.stream:
             return sse(request, said, writer.failure)
-        await until_disconnect(request, _drain(said))
+        await until_disconnect(request, drain(said))
     return json_response(message)
 
 
@@ -143,7 +145,7 @@ def _tool_choice(given: ToolChoiceBody | None, tools: Tools) -> ToolChoice:
         raise APIError(400, message, param="tool_choice", code="invalid_value")
     mode = "required" if given.type == "tool" else given.type
     parallel = not given.disable_parallel_tool_use
-    return choose(mode, tools, name=given.name, parallel=parallel)
+    return choose(mode, tools, name=given.name or None, parallel=parallel)
 
 
 def _prompt(body: MessagesRequest | CountRequest, tools: Tools) -> tuple[PromptPart, ...]:
@@ -195,11 +197,6 @@ def _text(content: str | list[Block], param: str) -> str:
             place = f"{param}.{index}.type"
             raise APIError(400, message, param=place, code="unsupported_content")
     return "\n\n".join(block.text for block in content)
-
-
-async def _drain(said: AsyncGenerator[bytes, None]) -> None:
-    async for _ in said:
-        pass
 
 
 routes = [

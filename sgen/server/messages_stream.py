@@ -6,9 +6,6 @@ what is of another kind, or the next call, closes it and opens the next.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-
 import msgspec
 
 from sgen.server.errors import APIError
@@ -134,15 +131,3 @@ def _event(kind: str, **fields: object) -> bytes:
 
 def _data(kind: str, value: object) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encoder.encode(value))
-
-
-async def stream(
-    events: AsyncGenerator[GenerationEvent, None], writer: MessageWriter
-) -> AsyncGenerator[bytes, None]:
-    """The stream's bytes.  Nothing is said before the engine has taken the request: what it
-    refuses is a plain error."""
-    async with aclosing(events):
-        head: Callable[[], bytes] = writer.start
-        async for event in events:
-            yield head() + writer.feed(event)
-            head = bytes

@@ -7,6 +7,7 @@ client but for the names of unknown fields, of which a bounded number is kept ap
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,6 +28,7 @@ _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.
 _STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _MOST_FIELDS = 256
+_MOST_OF_A_BODY = 64
 
 
 class Metrics:
@@ -84,15 +86,20 @@ class Metrics:
         self._cached.inc(usage.cached_tokens)
         self._generated.inc(usage.completion_tokens)
 
-    def unknown_field(self, endpoint: str, name: str) -> None:
-        """A field was ignored; strange names and those after the first few hundred are "other"."""
-        label = (endpoint, name)
-        if label not in self._known_unknown:
-            if len(self._known_unknown) >= _MOST_FIELDS or not _FIELD.fullmatch(name):
-                label = (endpoint, "other")
-            else:
+    def unknown_fields(self, endpoint: str, names: Sequence[str]) -> None:
+        """Fields of a body were ignored; strange names, those after the first few of a body, and
+        those after the first few hundred of all are "other"."""
+        others = max(0, len(names) - _MOST_OF_A_BODY)
+        for name in names[:_MOST_OF_A_BODY]:
+            label = (endpoint, name)
+            if label not in self._known_unknown:
+                if len(self._known_unknown) >= _MOST_FIELDS or not _FIELD.fullmatch(name):
+                    others += 1
+                    continue
                 self._known_unknown.add(label)
-        self._unknown.labels(*label).inc()
+            self._unknown.labels(*label).inc()
+        if others:
+            self._unknown.labels(endpoint, "other").inc(others)
 
     def engine(self, stats: EngineStats | None, *, queued: int, restarts: int) -> None:
         """How the engine is now; None while it is down.  `queued` have not reached it yet."""

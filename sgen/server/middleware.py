@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sgen.server.auth import check_key
+from sgen.server.auth import check_key, check_origin
 from sgen.server.errors import APIError, as_api_error
 from sgen.server.exchange import Exchange, Server, exchange_of, set_exchange
 from sgen.server.settings import Limits
@@ -139,7 +139,9 @@ class Guard:
         if _header_bytes(scope) > limits.header_bytes:
             raise header_too_large(limits.header_bytes)
         headers = Headers(scope=scope)
-        check_key(settings.api_keys, scope["method"], scope["path"], headers)
+        key = check_key(settings.api_keys, scope["method"], scope["path"], headers)
+        exchange_of(scope).key = key
+        check_origin(settings, scope["method"], headers)
         length = headers.get("content-length", "0")
         if int(length) > limits.body_bytes:
             raise _body_too_large(limits.body_bytes)

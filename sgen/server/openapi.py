@@ -7,7 +7,7 @@ its endpoint does not read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -17,23 +17,36 @@ from starlette.routing import BaseRoute, Route
 import sgen
 from sgen.server.health import AbortRequest
 from sgen.server.http import json_response
+from sgen.server.openapi_answers import ANSWERS
 from sgen.server.text import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from sgen.server.wire_chat import ChatRequest
 from sgen.server.wire_completions import CompletionRequest
-from sgen.server.wire_messages import CountRequest, MessagesRequest
+from sgen.server.wire_messages import CountRequest, ErrorMessage, MessagesRequest
 from sgen.server.wire_programs import GrammarBody, ProgramBody
 from sgen.server.wire_responses import ResponseRequest
 
 _HELLO = [{"role": "user", "content": "Say hello."}]
+_PROGRAM = {
+    "name": "greet",
+    "params": ["name"],
+    "nodes": [
+        {"type": "role_start", "branch": 0, "role": "user"},
+        {"type": "text", "branch": 0, "pieces": [{"type": "arg", "name": "name"}]},
+        {"type": "role_end", "branch": 0},
+        {"type": "role_start", "branch": 0, "role": "assistant"},
+        {"type": "gen", "branch": 0, "var": 0, "name": "hello", "params": {"max_tokens": 16}},
+    ],
+    "result": {"type": "value_of", "var": 0},
+}
 
-BODIES: dict[str, tuple[Any, dict[str, Any] | None]] = {
+BODIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "/v1/chat/completions": (ChatRequest, {"messages": _HELLO, "max_tokens": 16}),
     "/v1/completions": (CompletionRequest, {"prompt": "Once upon a time", "max_tokens": 16}),
     "/v1/responses": (ResponseRequest, {"input": "Say hello.", "max_output_tokens": 16}),
     "/v1/messages": (MessagesRequest, {"messages": _HELLO, "max_tokens": 16}),
     "/v1/messages/count_tokens": (CountRequest, {"messages": _HELLO}),
-    "/v1/programs": (ProgramBody, None),
-    "/v1/grammars/check": (GrammarBody, None),
+    "/v1/programs": (ProgramBody, {"program": _PROGRAM, "args": {"name": "Ada"}, "stream": False}),
+    "/v1/grammars/check": (GrammarBody, {"kind": "regex", "source": "[0-9]{3}"}),
     "/tokenize": (TokenizeRequest, {"prompt": "hello world"}),
     "/detokenize": (DetokenizeRequest, {"tokens": [1, 2, 3]}),
     "/apply-template": (TemplateRequest, {"messages": _HELLO}),
@@ -66,14 +79,18 @@ def describe(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """The OpenAPI document of the routes."""
     kinds = [kind for kind, _ in BODIES.values()]
     schemas, components = msgspec.json.schema_components(
-        [*kinds, ErrorAnswer], ref_template=_REFERENCE
+        [*kinds, *ANSWERS.values(), ErrorAnswer, ErrorMessage], ref_template=_REFERENCE
     )
-    bodies = dict(zip(BODIES, schemas, strict=False))
+    made = _Schemas(
+        dict(zip(BODIES, schemas, strict=False)),
+        dict(zip(ANSWERS, schemas[len(BODIES) :], strict=False)),
+        *schemas[-2:],
+    )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         if isinstance(route, Route):
             for method in sorted((route.methods or set()) - {"HEAD"}):
-                operation = _operation(route, method, bodies, error=schemas[-1])
+                operation = _operation(route, method, made)
                 paths.setdefault(route.path_format, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -91,16 +108,25 @@ def describe(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     }
 
 
-def _operation(
-    route: Route, method: str, bodies: dict[str, dict[str, Any]], *, error: dict[str, Any]
-) -> dict[str, Any]:
+class _Schemas(NamedTuple):
+    """By path; and those of errors, Anthropic's paths having one of their own."""
+
+    bodies: dict[str, dict[str, Any]]
+    answers: dict[str, dict[str, Any]]
+    error: dict[str, Any]
+    messages_error: dict[str, Any]
+
+
+def _operation(route: Route, method: str, made: _Schemas) -> dict[str, Any]:
     text = " ".join((route.endpoint.__doc__ or "").split())
     name = route.path_format.strip("/").replace("/", "_").replace("{", "").replace("}", "")
+    path = f"/v1{route.path}" if f"/v1{route.path}" in BODIES else route.path_format
+    error = made.messages_error if path.startswith("/v1/messages") else made.error
     operation: dict[str, Any] = {
         "operationId": f"{method.lower()}_{name or 'page'}",
         "summary": text.partition(". ")[0] or route.path_format,
         "responses": {
-            "200": {"description": "Done.", "content": _content(route.path_format)},
+            "200": {"description": "Done.", **_content(path, made.answers)},
             "default": {
                 "description": "What is wrong.",
                 "content": {"application/json": {"schema": error}},
@@ -112,22 +138,23 @@ def _operation(
             {"name": one, "in": "path", "required": True, "schema": {"type": "string"}}
             for one in route.param_convertors
         ]
-    path = route.path if route.path in bodies else f"/v1{route.path}"  # some go by both
-    if method == "POST" and path in bodies:
-        media: dict[str, Any] = {"schema": bodies[path]}
-        example = BODIES[path][1]
-        if example is not None:
-            media["example"] = example
+    if method == "POST" and path in BODIES:
+        media = {"schema": made.bodies[path], "example": BODIES[path][1]}
         operation["requestBody"] = {"required": True, "content": {"application/json": media}}
     return operation
 
 
-def _content(path: str) -> dict[str, Any]:
+def _content(path: str, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    kinds: dict[str, Any] = {_TYPES.get(path, "application/json"): {}}
+    if path == "/ping":
+        return {}  # an answer without a body
     if path.startswith("/static/"):
-        return {"text/css": {}, "text/javascript": {}, "text/html": {}}
-    if path.endswith(_STREAMS):
-        return {"application/json": {}, "text/event-stream": {}}
-    return {_TYPES.get(path, "application/json"): {}}
+        kinds = {"text/css": {}, "text/javascript": {}, "text/html": {}}
+    elif path in answers:
+        kinds = {"application/json": {"schema": answers[path]}}
+        if path.endswith(_STREAMS):
+            kinds["text/event-stream"] = {}
+    return {"content": kinds}
 
 
 routes = [Route("/openapi.json", openapi)]

@@ -6,14 +6,11 @@ mean nothing to a template, and are left out.
 
 from __future__ import annotations
 
-import msgspec
-from msgspec import Raw
-
 from sgen.protocol import PromptPart, Role, RoleEnd, RoleStart, Text, ToolCall
 from sgen.server.errors import APIError
 from sgen.server.events import ToolChoice
 from sgen.server.settings import Limits
-from sgen.server.tools import GivenTool, Tools, choose, define_tools, only
+from sgen.server.tools import GivenTool, Tools, call_arguments, choose, define_tools, only
 from sgen.server.wire_chat import ChatMessage, ChatRequest, ChatTool, MessageCall
 
 _ROLES: dict[str, Role] = {
@@ -102,22 +99,8 @@ def _content(message: ChatMessage, place: str) -> str:
 
 
 def _call(call: MessageCall, place: str) -> ToolCall:
-    text = _arguments(call.function.arguments, f"{place}.function.arguments")
+    text = call_arguments(bytes(call.function.arguments), f"{place}.function.arguments")
     return ToolCall(call.function.name, text, call.id or "")
-
-
-def _arguments(raw: Raw, param: str) -> str:
-    """An object, as JSON text.  An empty text stands for an empty one, as some models write it."""
-    text = bytes(raw) or b'""'
-    try:
-        if text.lstrip()[:1] == b'"':
-            text = msgspec.json.decode(text, type=str).strip().encode() or b"{}"
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise _wrong(f"the arguments of a call are not JSON: {error}", param) from None
-    if not isinstance(value, dict):
-        raise _wrong("the arguments of a call are a JSON object", param)
-    return text.decode()
 
 
 def _wrong(message: str, param: str) -> APIError:

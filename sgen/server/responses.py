@@ -9,7 +9,7 @@ would need an earlier response (`previous_response_id`, `conversation`) or a lat
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from uuid import uuid4
 
 import msgspec
@@ -38,10 +38,10 @@ from sgen.server.http import (
     sse,
     until_disconnect,
 )
-from sgen.server.responses_stream import ResponseWriter, stream
+from sgen.server.responses_stream import ResponseWriter
 from sgen.server.settings import Limits
-from sgen.server.tools import GivenTool, Tools, choose, define_tools, only
-from sgen.server.turns import Turns
+from sgen.server.tools import GivenTool, Tools, call_arguments, choose, define_tools, only
+from sgen.server.turns import Turns, drain, written
 from sgen.server.wire_responses import (
     FunctionTool,
     InputItem,
@@ -58,6 +58,7 @@ _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
+_NAMES = {"max_tokens": "max_output_tokens", "prompt": "input"}
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -70,10 +71,10 @@ async def create_response(request: Request) -> Response:
     job = job_of(body, request_id(request), constraint, limits)
     writer = ResponseWriter(_new_response(body, model))
     async with admitted(request):
-        said = stream(placed_events(generate(server.backend, job), constraint), writer)
+        said = written(placed_events(generate(server.backend, job), constraint, _NAMES), writer)
         if body.stream:
             return sse(request, said, writer.failure)
-        await until_disconnect(request, _drain(said))
+        await until_disconnect(request, drain(said))
     return json_response(writer.response)
 
 
@@ -190,7 +191,8 @@ def _add(turns: Turns, item: InputItem, param: str) -> None:
                 raise APIError(400, message, param=f"{param}.role", code="invalid_value")
             turns.say(role, _text(item.content, f"{param}.content"))
         case "function_call":
-            turns.call(ToolCall(item.name, item.arguments or "{}", item.call_id))
+            arguments = call_arguments(item.arguments.encode(), f"{param}.arguments")
+            turns.call(ToolCall(item.name, arguments, item.call_id))
         case "function_call_output":
             turns.result(item.call_id, _text(item.output, f"{param}.output"))
         case "reasoning":
@@ -236,11 +238,6 @@ def _new_response(body: ResponseRequest, model: str) -> ResponseObject:
         truncation=body.truncation or "disabled",
         user=body.user,
     )
-
-
-async def _drain(said: AsyncGenerator[bytes, None]) -> None:
-    async for _ in said:
-        pass
 
 
 routes = [Route("/v1/responses", create_response, methods=["POST"])]

@@ -8,8 +8,6 @@ kind closes it and opens the next.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -75,12 +73,17 @@ class ResponseWriter:
     def failure(self, error: APIError) -> bytes:
         """The failed response, then the error, both flat and nested: clients differ in what they
         look at, and must not take a cut stream for a whole one."""
+        closed = self._close("incomplete")
         self.response.status = "failed"
         self.response.error = ResponseError("server_error", error.message)
         failed = self._state("response.failed")
         body = error.body()
-        return failed + self._event(
-            "error", code=error.code, message=error.message, param=error.param, **body
+        return (
+            closed
+            + failed
+            + self._event(
+                "error", code=error.code, message=error.message, param=error.param, **body
+            )
         )
 
     def _content(self, text: str, logprobs: tuple[TokenLogprob, ...]) -> bytes:
@@ -193,15 +196,3 @@ def _usage(event: Finished) -> ResponseUsage:
         output_tokens_details=OutputTokensDetails(event.reasoning_tokens),
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
     )
-
-
-async def stream(
-    events: AsyncGenerator[GenerationEvent, None], writer: ResponseWriter
-) -> AsyncGenerator[bytes, None]:
-    """The stream's bytes.  Nothing is said before the engine has taken the request: what it
-    refuses is a plain error."""
-    async with aclosing(events):
-        head: Callable[[], bytes] = writer.start
-        async for event in events:
-            yield head() + writer.feed(event)
-            head = bytes

@@ -12,11 +12,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_bytes: int = 32 << 10  # request line and header lines together
     body_bytes: int = 4 << 20
     json_depth: int = 200
+    text_bytes: int = 512 << 10  # to be made tokens, or shown, alone
     schema_bytes: int = 64 << 10
     schema_depth: int = 64
     enum_entries: int = 4096
     pattern_bytes: int = 1 << 10
     tools: int = 128
+    tools_bytes: int = 256 << 10  # their schemas together
     choices: int = 16  # n
     stop_texts: int = 16
     logit_bias: int = 1024

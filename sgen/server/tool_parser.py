@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from sgen.errors import CancelledError, SgenError
@@ -44,6 +44,12 @@ _HEADS: dict[ToolFormat, re.Pattern[str]] = {
 _Read = Callable[[str], list[GenerationEvent]]
 """A state: it reads a text, and says what it says."""
 
+_SHORT = 3
+"""Characters that a text may well end with though calls begin so, as those of a code fence."""
+
+_ROOM = 128
+"""Tokens; with more of them left it was not for the room that a call ended as it began."""
+
 _SIGNS = re.compile(r'["\\{}\[\]]')
 
 
@@ -57,10 +63,11 @@ class OutputParser:
         self._tokens = 0  # in chunks; what ended the output is not among them
         self._held = ""  # text that may be the beginning of something
         self._call = -1  # the number of the last call
+        self._dangles = False  # a call began at the end, and was left out
         self._complete = 0  # calls whose arguments came to their end
         self._value = _Value()
         self._head = _HEADS[info.tool_format]
-        self._logprobs = _Logprobs() if job.params.logprobs is not None else None
+        self._logprobs = Logprobs() if job.params.logprobs is not None else None
         tools = callable_tools(job)
         mode = job.tool_choice.mode if tools else "none"
         self._free = mode == "auto" and job.grammar is None  # any text, in which calls may begin
@@ -92,10 +99,12 @@ class OutputParser:
             return events if chunk.finish_reason is None else [*events, self._finished(chunk)]
         self._tokens += len(chunk.token_ids)
         if self._logprobs is not None:
-            self._logprobs.add(chunk)
+            self._logprobs.add(chunk.text, chunk.logprobs)
         events = self._read(self._held + chunk.text) if chunk.text else []
         if chunk.finish_reason is None:
             return events
+        if self._has_no_room(chunk):
+            self._dangles, self._held = True, ""
         return [*events, *self._flush(), self._finished(chunk)]
 
     # Each of these reads a text in one state, and has what it cannot decide yet in `_held`.
@@ -226,11 +235,19 @@ class OutputParser:
             raise CancelledError("the request was cancelled")
         if chunk.finish_reason == "error":
             raise SgenError("the engine could not finish the request")
-        if chunk.finish_reason == "length" or self._is_cut(usage):
+        if chunk.finish_reason == "length" or self._dangles or self._is_cut(usage):
             reason = "length"
         elif self._complete:
             reason = "tool_calls"
         return Finished(self._choice, reason, chunk.stop, usage)
+
+    def _has_no_room(self, chunk: Chunk) -> bool:
+        """Whether a text ends where a call begins because the call has no room left: its grammar
+        does not let it begin where it cannot end within `max_tokens`."""
+        ended = chunk.finish_reason == "stop" and chunk.stop is None
+        begun = self._read == self._text and len(self._held.strip()) > _SHORT
+        left = _ROOM + 1 if self._limit is None else self._limit - self._tokens
+        return ended and begun and left <= _ROOM
 
     def _is_cut(self, usage: Usage) -> bool:
         """Whether free text took all tokens that there were: a grammar that any text fits calls
@@ -299,7 +316,7 @@ class _Value:
         return None
 
 
-class _Logprobs:
+class Logprobs:
     """Log-probabilities by where their tokens begin in the text; each belongs to what is there."""
 
     def __init__(self) -> None:
@@ -307,13 +324,13 @@ class _Logprobs:
         self._size = 0  # characters in chunks
         self._taken = 0
 
-    def add(self, chunk: Chunk) -> None:
-        """Those of a chunk.  Tokens that hold half characters are placed at its beginning."""
-        place, whole = self._size, sum(len(p.text) for p in chunk.logprobs) == len(chunk.text)
-        for logprob in chunk.logprobs:
+    def add(self, text: str, logprobs: Sequence[TokenLogprob]) -> None:
+        """Those of a piece.  Tokens that hold half characters are placed at its beginning."""
+        place, whole = self._size, sum(len(p.text) for p in logprobs) == len(text)
+        for logprob in logprobs:
             self._waiting.append((place, logprob))
             place += len(logprob.text) if whole else 0
-        self._size += len(chunk.text)
+        self._size += len(text)
 
     def take(self, size: int) -> tuple[TokenLogprob, ...]:
         """Of the tokens that begin within the next characters."""

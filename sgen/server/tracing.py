@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: one for each request that is no GET, by the conventions for generative AI.
+"""Spans of OpenTelemetry: one for each request that is no GET, named as is usual for models.
 
 Off unless the extra `otel` is installed and OTEL_EXPORTER_OTLP_ENDPOINT, or that of traces, is set.
 A span is made when its request has ended, so that nothing waits for one; a client's `traceparent`

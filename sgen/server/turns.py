@@ -3,12 +3,15 @@
 Interfaces that send calls and results as items of their own (Responses, Anthropic's) say in many
 pieces what a chat template takes as one message: pieces of one role in a row become one message,
 and calls belong to the assistant's message before them.  The system messages at the head become
-one too, since most templates have a place for one only.
+one too, since most templates have a place for one only.  A whole answer is a stream that nobody
+reads (`drain`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol
 
 from sgen.protocol import (
     PromptPart,
@@ -19,6 +22,7 @@ from sgen.protocol import (
     ToolCall,
     ToolDefinition,
 )
+from sgen.server.events import GenerationEvent
 
 
 class Turns:
@@ -64,3 +68,28 @@ class Turns:
             self._messages.append((RoleStart(role), [], []))
         _, texts, calls = self._messages[-1]
         return texts, calls
+
+
+class Writer(Protocol):
+    """Turns events into the bytes of a stream."""
+
+    def start(self) -> bytes: ...
+    def feed(self, event: GenerationEvent) -> bytes: ...
+
+
+async def written(
+    events: AsyncGenerator[GenerationEvent, None], writer: Writer
+) -> AsyncGenerator[bytes, None]:
+    """The stream's bytes.  Nothing is said before the engine has taken the request: what it
+    refuses is a plain error."""
+    async with aclosing(events):
+        head: Callable[[], bytes] = writer.start
+        async for event in events:
+            yield head() + writer.feed(event)
+            head = bytes
+
+
+async def drain(said: AsyncGenerator[bytes, None]) -> None:
+    """For what its writer has gathered when it ends."""
+    async for _ in said:
+        pass

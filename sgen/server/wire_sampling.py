@@ -36,8 +36,8 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
     format: Raw = msgspec.field(default_factory=Raw)
 
 
-class StructuredOutputs(msgspec.Struct, kw_only=True):
-    """vLLM's; one of them."""
+class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's; one of them.  A misspelt one must not be no constraint."""
 
     json: Raw = msgspec.field(default_factory=Raw)
     json_object: bool | None = None
