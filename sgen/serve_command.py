@@ -64,6 +64,11 @@ def serve_command(args: argparse.Namespace) -> int:
     from sgen.server.link import EngineOptions
     from sgen.server.serve import serve
 
+    for option in ("threads", "cache_tokens", "max_running"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            name = option.replace("_", "-")
+            raise InvalidRequestError(f"--{name} must be at least 1, not {value}", param=option)
     options = EngineOptions(
         model=args.model,
         cache_tokens=args.cache_tokens,
@@ -115,12 +120,15 @@ def _limits(given: Sequence[str]) -> Limits:
         name, equals, value = one.partition("=")
         if not equals or name not in Limits.__struct_fields__:
             names = ", ".join(Limits.__struct_fields__)
-            raise InvalidRequestError(f"--limit {one} is not NAME=VALUE", hint=f"names: {names}")
+            wrong = f"there is no limit {name}" if equals else "it is not NAME=VALUE"
+            raise InvalidRequestError(f"--limit {one}: {wrong}", hint=f"names: {names}")
         values[name] = value
     try:
         limits = msgspec.convert(values, Limits, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"--limit: {error}") from error
+        raise InvalidRequestError(
+            f"--limit: {error}", hint="counts and bytes are integers, seconds are numbers"
+        ) from error
     for name in values:
         least = 0 if name == "queue" else 1
         if name.endswith("_seconds"):

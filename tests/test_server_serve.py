@@ -134,3 +134,16 @@ def test_keys_come_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_text("\n")
     with pytest.raises(InvalidRequestError, match="has no key"):
         _keys([], str(path))
+
+
+@pytest.mark.parametrize("option", ["--threads", "--cache-tokens", "--max-running"])
+def test_counts_below_one_are_refused_before_an_engine_starts(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", option, "0"]) == 1
+    assert f"{option} must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_an_unknown_limit_is_named() -> None:
+    with pytest.raises(InvalidRequestError, match="there is no limit foo"):
+        _limits(["foo=1"])
