@@ -9,7 +9,6 @@ Neither torch nor the runtime is imported: a start takes about 0.4 s, a third of
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import signal
 import socket
@@ -31,9 +30,6 @@ from sgen.grammars.outcome import (
     send,
 )
 from sgen.protocol import GrammarSpec
-
-NICE = 10
-"""Where the engine has all cores, a hard grammar takes a tenth of one: tokens go first."""
 
 
 def serve(connection: socket.socket, seconds: float, megabytes: int) -> None:
@@ -74,7 +70,6 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other side has heard of it, or will
         library()  # now, since it may have to be compiled
-    os.nice(NICE)
     with socket.socket(fileno=0) as connection:
         serve(connection, float(sys.argv[1]), int(sys.argv[2]))
 

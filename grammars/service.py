@@ -41,9 +41,12 @@ from sgen.protocol import GrammarSpec
 @dataclass(frozen=True, slots=True)
 class CompileLimits:
     """Of one grammar: `seconds` by the clock, `megabytes` beyond what a worker has at its start.
-    Of the service: `workers` at a time, and `cache_bytes` of outcomes kept."""
+    Of the service: `workers` at a time, and `cache_bytes` of outcomes kept.
 
-    seconds: float = 2.0
+    The seconds are for what the count of work misses: what that lets pass takes half a second on
+    an idle core, and some two beside an engine that has them all."""
+
+    seconds: float = 10.0
     megabytes: int = 512
     workers: int = 2
     cache_bytes: int = 64 << 20

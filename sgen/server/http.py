@@ -12,6 +12,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -192,8 +193,11 @@ def _count_unknown(server: Server, path: str, body: bytes, kind: type[Any]) -> N
         server.metrics.unknown_fields(path, names)
 
 
+@cache
 def _field_names(kind: Any) -> frozenset[str] | None:
-    """None where it is not one Struct: then nobody knows which fields are too many."""
+    """None where it is not one Struct: then nobody knows which fields are too many.
+
+    msgspec evaluates every annotation again when it is asked: 3 ms for a chat."""
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return None
     return frozenset(f.encode_name for f in msgspec.structs.fields(kind))
