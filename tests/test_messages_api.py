@@ -125,6 +125,14 @@ def test_a_last_message_of_the_assistant_is_continued(server: Scripted) -> None:
     assert script.jobs[0].prompt[-2:] == (RoleStart("assistant"), Text("The answer is ("))
 
 
+def test_a_last_message_of_the_assistant_without_content_begins_the_answer(
+    server: Scripted,
+) -> None:
+    turns = [*ASKED["messages"], {"role": "assistant", "content": []}]
+    _, script = server.post(PATH, {"max_tokens": 1, "messages": turns})
+    assert script.jobs[0].prompt[-2:] == (RoleEnd(), RoleStart("assistant"))
+
+
 @pytest.mark.parametrize(
     ("given", "choice"),
     [

@@ -157,13 +157,8 @@ def _prompt(body: MessagesRequest | CountRequest, tools: Tools) -> tuple[PromptP
         turns.say("system", _text(body.system, "system"))
     for index, message in enumerate(body.messages):
         _add(turns, message, f"messages.{index}.content")
-    last = body.messages[-1]
-    return turns.parts(resume=last.role == "assistant" and not _has_calls(last))
+    return turns.parts(resume=body.messages[-1].role == "assistant")
 
-
-def _has_calls(message: Message) -> bool:
-    content = message.content
-    return not isinstance(content, str) and any(block.type == "tool_use" for block in content)
 
 
 def _add(turns: Turns, message: Message, param: str) -> None:

@@ -48,7 +48,7 @@ class Turns:
 
     def parts(self, *, resume: bool = False) -> tuple[PromptPart, ...]:
         """Ends with the open message of the assistant; with `resume` that is the last message,
-        which must be the assistant's and without calls."""
+        if it is the assistant's and has no calls."""
         parts: list[PromptPart] = list(self._tools)
         for start, texts, calls in self._messages:
             text = "\n\n".join(text for text in texts if text)
@@ -57,7 +57,7 @@ class Turns:
                 parts.append(Text(text))
             parts += calls
             parts.append(RoleEnd())
-        if resume:
+        if resume and self.last_role == "assistant" and not self._messages[-1][2]:
             parts.pop()
         else:
             parts.append(RoleStart("assistant"))
