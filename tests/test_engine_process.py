@@ -47,8 +47,9 @@ def request(text: str, name: str = "r") -> GenerateRequest:
 
 
 @asynccontextmanager
-async def child(model: str = "") -> AsyncIterator[RemoteEngine]:
-    engine = RemoteEngine(EngineOptions(model=model), command=CHILD, pause=PAUSE)
+async def child(model: str = "", patience: float = MOMENT) -> AsyncIterator[RemoteEngine]:
+    options = EngineOptions(model=model)
+    engine = RemoteEngine(options, command=CHILD, pause=PAUSE, patience=patience)
     await engine.start()
     try:
         yield engine
@@ -56,9 +57,11 @@ async def child(model: str = "") -> AsyncIterator[RemoteEngine]:
         await engine.close()
 
 
-def run(test: Callable[[RemoteEngine], Awaitable[None]], model: str = "") -> None:
+def run(
+    test: Callable[[RemoteEngine], Awaitable[None]], model: str = "", patience: float = MOMENT
+) -> None:
     async def main() -> None:
-        async with asyncio.timeout(2 * MOMENT), child(model) as engine:
+        async with asyncio.timeout(2 * MOMENT), child(model, patience) as engine:
             await test(engine)
 
     asyncio.run(main())
@@ -142,6 +145,36 @@ def test_cancel_by_id_ends_a_request_with_a_last_chunk() -> None:
         await nothing_runs(engine)
 
     run(test)
+
+
+def test_an_id_may_be_that_of_a_request_that_still_ends() -> None:
+    async def test(engine: RemoteEngine) -> None:
+        held = [engine.extend(request("hold", "same")) for _ in range(2)]
+        for chunks in held:
+            await anext(chunks)
+        assert (await engine.stats()).num_running == 2, "the engine has both"
+        engine.cancel("same")
+        for chunks in held:
+            assert (await anext(chunks)).finish_reason == "cancelled"
+        await nothing_runs(engine)
+
+    run(test)
+
+
+def test_a_process_that_hangs_is_killed_and_followed_by_another() -> None:
+    async def test(engine: RemoteEngine) -> None:
+        first, held = engine.pid, engine.extend(request("hold"))
+        assert first is not None
+        await anext(held)
+        await asyncio.sleep(0.5)
+        assert engine.pid == first, "one that answers may take its time"
+        os.kill(first, signal.SIGSTOP)
+        with pytest.raises(EngineClosedError):
+            await anext(held)
+        await until(lambda: engine.state == "ready")
+        assert engine.pid != first
+
+    run(test, patience=0.2)
 
 
 def test_a_request_that_is_cancelled_while_it_is_prepared_never_runs(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NoReturn, Protocol, assert_never
+from typing import Any, NoReturn, Protocol, TypeVar, assert_never
+
+import msgspec
 
 from sgen.errors import InvalidRequestError, SgenError
 from sgen.protocol import (
@@ -79,6 +81,8 @@ COMPILE_THREADS = 32
 _READ_BYTES = 1 << 18
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=GenerateRequest | ScoreRequest)
 
 
 class Hosted(Protocol):
@@ -232,13 +236,17 @@ def _joined(items: Sequence[tuple[int, Chunk] | bytearray]) -> bytearray:
 
 
 class _Call:
-    """A request of the other side.  `handle` is set once the engine has it."""
+    """A request of the other side.  `handle` is set once the engine has it.
 
-    __slots__ = ("cancelled", "handle", "number", "request_id", "withdrawn")
+    The engine knows it by an id of its own: one that was withdrawn is there until the step ends,
+    while the other side may have given its id to the next."""
+
+    __slots__ = ("cancelled", "engine_id", "handle", "number", "request_id", "withdrawn")
 
     def __init__(self, number: int, request_id: str) -> None:
         self.number = number
         self.request_id = request_id
+        self.engine_id = f"{request_id}/{number}"
         self.handle: Any = None
         self.cancelled = False
         self.withdrawn = False
@@ -259,9 +267,9 @@ class _Host:
     def take(self, command: Command) -> None:
         match command:
             case Extend(number, request):
-                self._start(number, request, partial(self._extend, request))
+                self._start(_Call(number, request.id), self._extend, request)
             case Score(number, request):
-                self._start(number, request, partial(self._score, request))
+                self._start(_Call(number, request.id), self._score, request)
             case Withdraw(number):
                 self._withdraw(number)
             case Cancel(request_id):
@@ -324,17 +332,13 @@ class _Host:
 
     # --- requests --------------------------------------------------------------------------------
 
-    def _start(
-        self,
-        number: int,
-        request: GenerateRequest | ScoreRequest,
-        run: Callable[[_Call], None],
-    ) -> None:
-        call = self._calls[number] = _Call(number, request.id)
+    def _start(self, call: _Call, run: Callable[[_Call, R], None], request: R) -> None:
+        self._calls[call.number] = call
         grammar = request.grammar if isinstance(request, GenerateRequest) else None
-        self._pool(grammar).submit(self._try, number, partial(run, call))
+        request = msgspec.structs.replace(request, id=call.engine_id)
+        self._pool(grammar).submit(self._try, call.number, partial(run, call, request))
 
-    def _extend(self, request: GenerateRequest, call: _Call) -> None:
+    def _extend(self, call: _Call, request: GenerateRequest) -> None:
         prepared = self._engine.prepare(request)
         with self._lock:
             if call.cancelled:  # as the engine ends those that it has
@@ -356,7 +360,7 @@ class _Host:
         if not call.withdrawn:
             self._outbox.put((call.number, chunk))
 
-    def _score(self, request: ScoreRequest, call: _Call) -> None:
+    def _score(self, call: _Call, request: ScoreRequest) -> None:
         trie = self._engine.trie(request)
         usages: list[Usage] = []
 
@@ -387,6 +391,8 @@ class _Host:
 
     def _cancel(self, request_id: str) -> None:
         with self._lock:
-            for call in list(self._calls.values()):
-                call.cancelled |= call.request_id == request_id and call.handle is None
-        self._engine.cancel(request_id)
+            named = [c for c in list(self._calls.values()) if c.request_id == request_id]
+            for call in named:
+                call.cancelled |= call.handle is None
+        for call in named:
+            self._engine.cancel(call.engine_id)

@@ -184,7 +184,7 @@ def _invalid_field(text: str) -> APIError:
     return APIError(400, text.replace("`$`", "the body"), param=name or None, code="invalid_value")
 
 
-def _count_unknown(server: Server, path: str, body: bytes, kind: type[Any]) -> None:
+def _count_unknown(server: Server, path: str, body: bytes, kind: Any) -> None:
     known = _field_names(kind)
     if known is not None:
         names = [

@@ -160,7 +160,6 @@ def _prompt(body: MessagesRequest | CountRequest, tools: Tools) -> tuple[PromptP
     return turns.parts(resume=body.messages[-1].role == "assistant")
 
 
-
 def _add(turns: Turns, message: Message, param: str) -> None:
     if isinstance(message.content, str):
         turns.say(message.role, message.content)

@@ -2,9 +2,9 @@
 
 - The socket is read whenever something is there, whoever is slow to take his chunks: those wait
   at their request, at most as many as it has tokens.
-- When the process dies, however it dies, everything that was asked of it ends with
-  EngineClosedError at once, and another is started, after a pause that doubles while they keep
-  dying.  Only an engine that cannot be loaded is given up.
+- A process that does not answer is killed.  When it dies, however it dies, everything that was
+  asked of it ends with EngineClosedError at once, and another is started, after a pause that
+  doubles while they keep dying.  Only an engine that cannot be loaded is given up.
 - Everything here belongs to the event loop in which `start` was called, but `cancel`,
   `check_grammar` and `count_tokens`, which are for any thread; the latter two wait, so they are
   for any other thread.
@@ -21,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -78,6 +79,10 @@ SOUND_SECONDS = 60.0
 END_SECONDS = 8.0
 """For a process whose link was closed; then it is killed."""
 
+PATIENCE = 30.0
+"""Seconds in which a process must say how it is, which takes it a millisecond whatever it computes:
+who does not is stopped or stuck, and is killed."""
+
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
@@ -99,12 +104,15 @@ class RemoteEngine:
         command: Sequence[str] | None = None,
         progress: Progress = lambda stage, done, total: None,
         pause: float = FIRST_PAUSE,
+        patience: float = PATIENCE,
     ) -> None:
-        """`command` starts the process, `pause` is the first before a restart, in seconds."""
+        """`command` starts the process.  In seconds: `pause` is the first before a restart, and
+        `patience` how long a process may be silent."""
         self._options = options
         self._command = tuple(command or engine_command())
         self._progress = progress
         self._first_pause = pause
+        self._patience = patience
         self._state: EngineState = "starting"
         self._info: ModelInfo | None = None
         self._connection: _Connection | None = None
@@ -256,7 +264,7 @@ class RemoteEngine:
         pause = self._first_pause
         while self._connection is not None:
             since = time.monotonic()
-            await self._connection.lost.wait()
+            await self._watch(self._connection)
             self._state = "restarting"
             self.restarts += 1
             code = await self._connection.end("", END_SECONDS)
@@ -269,6 +277,18 @@ class RemoteEngine:
                 log.error("the engine cannot be loaded any more: %s", error)
                 self._state = "failed"
                 return
+
+    async def _watch(self, connection: _Connection) -> None:
+        """Returns when the process is lost; one that does not answer is killed."""
+        while not connection.lost.is_set():
+            if not await connection.answers(self._patience):
+                log.error(
+                    "the engine process did not answer for %g s, and is killed", self._patience
+                )
+                connection.process.kill()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await connection.lost.wait()
 
     async def _reopen(self, pause: float) -> float:
         """Start processes until one is ready; the pause before another.  Raises what is wrong with
@@ -341,6 +361,20 @@ class _Connection(asyncio.Protocol):
     def send(self, command: Command) -> None:
         if self._transport is not None and not self.ended:
             self._transport.write(frame(command))
+
+    async def answers(self, seconds: float) -> bool:
+        """Does the process say anything within so many seconds, or end?"""
+        call = self.begin(Stats)
+        try:
+            async with asyncio.timeout(seconds):
+                await call.get()
+        except TimeoutError:
+            return False
+        except SgenError:
+            pass
+        finally:
+            self.withdraw(call)
+        return True
 
     async def end(self, why: str, seconds: float) -> int:
         """Close the link, which ends the process; after so many seconds it is killed.  Its code."""
