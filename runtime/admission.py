@@ -64,7 +64,7 @@ class Bounds:
                 f"{num_prompt} prompt tokens and {wanted} new ones need {pages_for(total)} pages "
                 f"of {PAGE_SIZE} tokens, but the KV cache has {self.num_pages}",
                 param="max_tokens",
-                hint=f"{remedy}, or give the engine a larger KV cache",
+                hint=f"{remedy}, or give the engine a larger KV cache (cache_tokens)",
             )
         return wanted
 

@@ -17,21 +17,37 @@ from sgen.server.settings import Limits, Settings
 def serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="a GGUF file, a folder, or a name")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
-    parser.add_argument("--port", type=int, default=8000, help="8000; 0 takes any free one")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="default: 8000; 0 takes any free one"
+    )
     parser.add_argument(
         "--api-key",
         action="append",
         default=[],
         metavar="KEY",
-        help="who may call; also SGEN_API_KEYS, with commas between",
+        help="required of requests, may be repeated; also SGEN_API_KEYS, with commas between "
+        "(default: none needed)",
     )
-    parser.add_argument("--api-key-file", metavar="FILE", help="a key a line")
+    parser.add_argument("--api-key-file", metavar="FILE", help="API keys, one a line")
     parser.add_argument(
-        "--served-name", action="append", default=[], metavar="NAME", help="of the model, further"
+        "--served-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name of the model, may be repeated",
     )
-    parser.add_argument("--cache-tokens", type=int, metavar="N", help="size of the KV cache")
-    parser.add_argument("--max-running", type=int, metavar="N", help="in one step of the engine")
-    parser.add_argument("--queue", type=int, metavar="N", help="waiting; one more is told 429")
+    parser.add_argument(
+        "--cache-tokens",
+        type=int,
+        metavar="N",
+        help="size of the KV cache (default: what 1 GiB holds)",
+    )
+    parser.add_argument(
+        "--max-running", type=int, metavar="N", help="requests in one step of the engine"
+    )
+    parser.add_argument(
+        "--queue", type=int, metavar="N", help="requests that may wait; one more is told 429"
+    )
     parser.add_argument(
         "--unknown-keywords",
         choices=["refuse", "note"],
@@ -39,14 +55,20 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
         help="of schemas, which no draft defines: a 400 (default), or annotations as the "
         "specification has it",
     )
-    parser.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN")
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a site whose pages may call, may be repeated",
+    )
     parser.add_argument("--no-playground", action="store_true", help="no page at /")
     parser.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one of: " + ", ".join(Limits.__struct_fields__),
+        help="may be repeated; the names and their defaults: " + _shown(Limits()),
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -87,7 +109,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.queue is not None:
         limits.append(f"queue={args.queue}")
     if not 0 <= args.port < 1 << 16:
-        raise InvalidRequestError(f"--port {args.port} is no port", param="port")
+        raise InvalidRequestError(f"--port {args.port} is not from 0 to 65535", param="port")
     return Settings(
         model=args.model,
         served_names=tuple(args.served_name),
@@ -100,13 +122,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
+def _shown(limits: Limits) -> str:
+    return ", ".join(f"{name}={value}" for name, value in msgspec.structs.asdict(limits).items())
+
+
 def _keys(given: Sequence[str], path: str | None) -> tuple[str, ...]:
     keys = [*given, *os.environ.get("SGEN_API_KEYS", "").split(",")]
     if path is not None:
         try:
             keys += Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequestError(f"--api-key-file {path}: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise InvalidRequestError(f"--api-key-file {path}: {why}") from error
     kept = tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
     if path is not None and not kept:
         # An empty file must not open the server to everybody.

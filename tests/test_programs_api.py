@@ -206,7 +206,7 @@ def test_a_grammars_error_names_node_and_place() -> None:
     grammar = GrammarSpec("json_schema", schema)
     error = refused(body(one(gen(0, 0, "a", grammar=grammar), ir.Text(0, (ir.Lit("x"),)))))
     assert error["param"] == "program.nodes[1].grammar/properties/x/sparkle"
-    assert error["code"] == "sparkle"
+    assert error["code"] == "invalid_grammar"
 
 
 def test_too_few_tokens_for_a_grammar_are_refused() -> None:

@@ -311,5 +311,5 @@ def test_a_grammar_that_is_refused_names_the_place(server: Scripted) -> None:
     form = {"type": "json_schema", "schema": {}}
     response, _ = server.post(PATH, {"input": "x", "text": {"format": form}}, refused)
     error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (400, "if")
+    assert (response.status_code, error["code"]) == (400, "invalid_grammar")
     assert error["param"] == "text.format.schema/properties/x/if"

@@ -76,18 +76,23 @@ def as_api_error(error: BaseException, *, param: str | None = None) -> APIError:
             named = param if place is None else f"{param or 'schema'}{place}"
             if place is not None and place.startswith("/tools/"):
                 named = place[1:]  # in a tool's parameters, whatever else has a grammar
-            return APIError(400, str(error), param=named, code=error.keyword or "invalid_grammar")
+            return APIError(400, _said(error), param=named, code="invalid_grammar")
         case CapacityError():
-            return APIError(400, str(error), param=error.param, code="context_length_exceeded")
+            return APIError(400, _said(error), param=error.param, code="context_length_exceeded")
         case InvalidRequestError():
-            return APIError(400, str(error), param=error.param or param, code="invalid_value")
+            return APIError(400, _said(error), param=error.param or param, code="invalid_value")
         case ProgramError():
-            return APIError(400, str(error), param=param, code="invalid_program")
+            return APIError(400, _said(error), param=param, code="invalid_program")
         case EngineClosedError():
-            return APIError(503, str(error), code="engine_unavailable", retry_after=5)
+            return APIError(503, _said(error), code="engine_unavailable", retry_after=5)
         case CancelledError():
-            return APIError(499, str(error), code="cancelled")
+            return APIError(499, _said(error), code="cancelled")
         case SgenError():
-            return APIError(500, str(error), code="engine_error")
+            return APIError(500, _said(error), code="engine_error")
     log.error("unexpected error", exc_info=error)
     return APIError(500, "internal error; the server's log has the cause", code="internal_error")
+
+
+def _said(error: SgenError) -> str:
+    """In one line, as it stands in JSON and in logs."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -57,9 +57,10 @@ async def create_message(request: Request) -> Response:
     constraint = _constraint(body, limits)
     job = job_of(body, id, constraint, limits)
     async with admitted(request):
-        counted = await until_disconnect(request, server.backend.tokenize(job.prompt))
-        usage = MessageUsage(input_tokens=len(counted))
-        message = MessageObject(id=f"msg_{uuid4().hex}", model=model, usage=usage)
+        message = MessageObject(id=f"msg_{uuid4().hex}", model=model, usage=MessageUsage())
+        if body.stream:  # whose first event has the tokens of the prompt, before it is computed
+            counted = await until_disconnect(request, server.backend.tokenize(job.prompt))
+            message.usage.input_tokens = len(counted)
         writer = MessageWriter(message, id)
         said = written(placed_events(generate(server.backend, job), constraint, _NAMES), writer)
         if body.stream:

@@ -98,6 +98,7 @@ async def _serve(settings: Settings, options: EngineOptions, sock: socket.socket
     app = create_app(backend, settings, tracing_from_environment())
     web = WebServer(app, settings)
     signals = _Signals()
+    log.info("loading %s; requests are told 503 until then", options.model or "the default model")
     serving = asyncio.create_task(web.serve(sockets=[sock]))
     starting = asyncio.create_task(backend.start())
     try:
@@ -105,7 +106,7 @@ async def _serve(settings: Settings, options: EngineOptions, sock: socket.socket
             await _first(starting, serving, signals.asked)
         if starting.done():
             starting.result()
-            _say_ready(backend, settings, sock)
+            _say_ready(backend, settings, options, sock)
             await _first(serving, signals.asked)
         await drain(app.state.server, settings.limits.drain_seconds, signals.forced)
     finally:
@@ -120,6 +121,8 @@ async def _serve(settings: Settings, options: EngineOptions, sock: socket.socket
 async def drain(server: Server, seconds: float, forced: asyncio.Future[None]) -> None:
     """Take nothing new; wait until nothing runs, the deadline, or `forced`; end the rest."""
     server.admission.drain()
+    if server.running:
+        log.info("waiting %g s at most for %d running", seconds, len(server.running))
     await _idle(server, seconds, forced)
     for cancel in list(server.running.values()):
         cancel(stopping())
@@ -147,7 +150,7 @@ class _Signals:
 
     def _on(self, number: signal.Signals) -> None:
         if not self.asked.done():
-            log.info("%s: draining", number.name)
+            log.info("%s: no new requests; what runs goes on (SIGINT again ends it)", number.name)
             self.asked.set_result(None)
         elif number == signal.SIGINT and not self.forced.done():
             self.forced.set_result(None)
@@ -157,9 +160,12 @@ async def _first(*ends: asyncio.Future[None]) -> None:
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _say_ready(backend: RemoteEngine, settings: Settings, sock: socket.socket) -> None:
+def _say_ready(
+    backend: RemoteEngine, settings: Settings, options: EngineOptions, sock: socket.socket
+) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     info = backend.info
     print(f"sgen {info.name} on http://{host}:{sock.getsockname()[1]}")
-    keys = f"{len(settings.api_keys)} API keys" if settings.api_keys else "no API key needed"
-    print(f"{info.compute}; context of {info.context_length:,} tokens; {keys}", flush=True)
+    keys = "API key needed" if settings.api_keys else "no API key needed"
+    longest = min(info.context_length, options.cache_tokens or info.context_length)
+    print(f"{info.compute}; requests of up to {longest:,} tokens; {keys}", flush=True)
