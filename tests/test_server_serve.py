@@ -80,20 +80,26 @@ def test_a_server_says_where_it_is_and_ends_well(served: Served) -> None:
     assert '"path":"/tokenize","status":200' in log
 
 
+def long_stream(server: Served) -> http.client.HTTPResponse:
+    """A stream that has begun, and goes on for longer than a test."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+    body = {
+        "messages": [{"role": "user", "content": "Count."}],
+        "max_tokens": 7000,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"data: ")
+    return answer
+
+
 def test_what_runs_at_the_deadline_is_told_so(smollm2_path: Path) -> None:
     server = Served([str(smollm2_path), "--limit", "drain_seconds=0.2"])
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
-        body = {
-            "messages": [{"role": "user", "content": "Count."}],
-            "max_tokens": 7000,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        assert answer.readline().startswith(b"data: ")
+        answer = long_stream(server)
         server.process.send_signal(signal.SIGTERM)
         rest = answer.read()  # the stream is whole, its last event the error
         assert b'"code":"shutting_down"' in rest
@@ -101,6 +107,16 @@ def test_what_runs_at_the_deadline_is_told_so(smollm2_path: Path) -> None:
     finally:
         server.process.kill()
         server.process.communicate()
+
+
+def test_a_second_interrupt_ends_at_once_and_says_so_in_the_streams(served: Served) -> None:
+    answer = long_stream(served)
+    served.process.send_signal(signal.SIGINT)
+    while served.request("GET", "/ready")[0] != 503:
+        assert answer.readline(), "what runs goes on after the first"
+    served.process.send_signal(signal.SIGINT)
+    assert b'"error"' in answer.read()
+    assert served.process.wait(SECONDS) == 130
 
 
 def test_a_port_in_use_is_told_before_anything_is_loaded(
