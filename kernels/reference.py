@@ -141,6 +141,56 @@ def paged_attention(
     return out, lse
 
 
+def general_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    page_table: Tensor,
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+    tree_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `paged_attention` computes, with all that GPU kernels take besides; slow.
+
+    Scores s become soft_cap * tanh(s / soft_cap).  Pages of fp8 or int8 are values times scales
+    [P, page, Hkv].  tree_mask [T, words] int32 replaces causality among the new tokens: bit j % 32
+    of word j // 32 lets a row see its request's new token j; it must see itself.
+    """
+    out = q.new_empty(q.shape, dtype=torch.float32)
+    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    starts = cu_seqlens_q.tolist()
+    for b, length in enumerate(seq_lens.tolist()):
+        rows = slice(starts[b], starts[b + 1])
+        n = rows.stop - rows.start
+        kv = []
+        for pages, scales in ((k_pages, k_scales), (v_pages, v_scales)):
+            x = pages[page_table[b].long()].float()
+            if scales is not None:
+                x = x * scales[page_table[b].long()][..., None]
+            x = x.flatten(0, 1)[:length].transpose(0, 1)  # [Hkv, keys, D]
+            kv.append(x.repeat_interleave(q.shape[1] // x.shape[0], 0))
+        scores = q[rows].float().transpose(0, 1) @ kv[0].transpose(1, 2) * scale
+        if soft_cap is not None:
+            scores = soft_cap * torch.tanh(scores / soft_cap)
+        position, key = torch.arange(length - n, length)[:, None], torch.arange(length)
+        seen = key <= position
+        if tree_mask is not None:
+            node = torch.arange(n)
+            seen[:, length - n :] = (tree_mask[rows][:, node // 32] >> (node % 32)) & 1 != 0
+        if window is not None:
+            seen &= key > position - window
+        scores = scores.masked_fill(~seen, -torch.inf)
+        out[rows] = (scores.softmax(-1) @ kv[1]).transpose(0, 1)
+        lse[rows] = scores.logsumexp(-1).T
+    return out, lse
+
+
 def _attend(
     q: Tensor,
     k_pages: Tensor,

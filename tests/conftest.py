@@ -14,6 +14,9 @@ from sgen.runtime.hub import resolve_model
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Read when triton is imported, which xgrammar does, too: its kernels run in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
