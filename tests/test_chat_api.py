@@ -273,3 +273,10 @@ def test_reasoning_is_told_apart_counted_and_can_be_left_out() -> None:
     assert len("<think>hm") <= thinking < answer["usage"]["completion_tokens"]
     assert whole["choices"][0]["message"]["content"].startswith("<think>")
     assert backend.last.prompt[-1] == Text("<think>\n\n</think>\n\n")
+
+
+def test_a_value_of_no_enumeration_is_told_the_others(client: TestClient) -> None:
+    body = {"messages": [], "response_format": {"type": "json_shema"}}
+    error = client.post("/v1/chat/completions", json=body).json()["error"]
+    assert error["param"] == "response_format.type"
+    assert "json_object, json_schema" in error["message"]

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from sgen.server.errors import APIError
 from sgen.server.exchange import Exchange, Server, exchange_of
+from sgen.server.field_values import allowed_values
 from sgen.server.json_depth import check_depth
 from sgen.server.streams import EventStream
 
@@ -70,7 +71,7 @@ async def read_body(request: Request, type: type[T]) -> T:
     try:
         value = msgspec.json.decode(body, type=type)
     except msgspec.ValidationError as error:
-        raise _invalid_field(str(error)) from None
+        raise _invalid_field(type, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise APIError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     _count_unknown(server, request.scope["path"], body, type)
@@ -178,9 +179,12 @@ def _check_content_type(request: Request) -> None:
         )
 
 
-def _invalid_field(text: str) -> APIError:
+def _invalid_field(kind: Any, text: str) -> APIError:
     place = _PLACE.search(text)
     name = place.group(1) if place else ""
+    allowed = allowed_values(kind, name) if text.startswith("Invalid enum value") else []
+    if allowed:
+        text += f"; it may be {', '.join(allowed)}"
     return APIError(400, text.replace("`$`", "the body"), param=name or None, code="invalid_value")
 
 
