@@ -5,7 +5,9 @@ What is true here:
   rows of one tile, so that a key is loaded once for all of them.
 - The keys of a row are summed in blocks, the blocks in splits of `SPLIT` keys, the splits in
   order: the company of a row changes none of its sums.  A request's own number of new tokens picks
-  its tile (see `plan_attention`); `deterministic` uses one tile for all.
+  its tile (see `plan_attention`); `deterministic` uses one tile for all.  A shared prefix keeps the
+  order of the sums, but moves rows within tiles: bit-equal only if a product's row does not
+  depend on its place (NumPy's, in the interpreter, does).
 - Configurations are fixed by the head's size: nothing is tuned at run time.
 - Products of bf16 and fp16 accumulate in fp32.  Under Triton's interpreter bf16 is widened first,
   since its bf16 products are wrong there without an error.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 
 from live_server import Live, live, read_all, until
 
@@ -163,6 +165,30 @@ def test_a_slow_reader_holds_up_nobody_and_is_not_buffered() -> None:
         assert server.plays.sent < 50_000
         slow.close()
         until(lambda: server.plays.ended == 2)
+
+
+def test_beyond_twice_as_many_connections_there_is_not_even_an_answer() -> None:
+    with live(Limits(connections=1)) as server, server.connect(), server.connect() as second:
+        second.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: keep-alive\r\n")
+        with server.connect() as third, suppress(ConnectionResetError):
+            assert third.recv(1) == b""
+        second.sendall(b"\r\n")
+        assert second.recv(12) == b"HTTP/1.1 503"
+
+
+def test_who_reads_nothing_for_too_long_is_cut_off() -> None:
+    with live(Limits(write_seconds=1.0)) as server:
+        slow = server.send("/play/stream", {"number": 100_000, "items": [1000]})
+        until(lambda: server.plays.ended == 1)
+        until(lambda: server.server.admission.taken == 0)
+        slow.close()
+        silent = server.send("/play/stream", {"number": 1, "anything": "hang"})
+        got = silent.recv(4096)
+        time.sleep(1.5)  # it has read all that there was, so it is not cut off
+        assert server.plays.ended == 1
+        silent.close()
+        until(lambda: server.plays.ended == 2)
+        assert got.startswith(b"HTTP/1.1 200")
 
 
 def test_a_request_is_cancelled_by_its_id() -> None:
