@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     warnings.showwarning = _show_warning
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")  # with the command's usage
     try:
         command: Callable[[argparse.Namespace], int] = args.command
         status = command(args)
@@ -106,7 +108,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, refuse=parser.error)
     return parser
 
 

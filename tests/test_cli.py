@@ -216,3 +216,14 @@ def test_a_warning_is_one_line_without_code(
 def test_pull_finds_what_is_there(smollm2_path: Path) -> None:
     done = run("pull", "smollm2", "--json")
     assert Path(json.loads(done.stdout)["path"]) == smollm2_path
+
+
+def test_an_unknown_option_shows_the_usage_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        sgen.cli.main(["serve", "--prot", "1"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("usage: sgen serve")
+    assert told.endswith("unrecognized arguments: --prot\n")
