@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from torch import Tensor
 SPLIT = 256
 """Keys in one attention split: a fixed number, so that a row's sums have one order."""
 
+
+Pages: TypeAlias = tuple[Tensor, Tensor | None]
+"""Pages [P, page, Hkv, D] with scales [P, page, Hkv], or without."""
 
 MAX_BLOCK = 64
 """Rows beyond which padding would cost more than it is worth."""
@@ -99,6 +103,34 @@ def write_kv(k_pages: Tensor, v_pages: Tensor, slots: Tensor, k: Tensor, v: Tens
     v_pages.flatten(0, 1).index_copy_(0, slots, v)
 
 
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""The largest value of each type that keys and values are quantized to."""
+
+
+def quantize_heads(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [T, Hkv, D] -> values of int8 or fp8 (e4m3) and their scales, fp32 [T, Hkv].
+
+    One scale for each head of each token, so that what is written never depends on the company:
+    the largest value of the head becomes the largest of the type.
+    """
+    scales = x.abs().amax(-1) / LARGEST[dtype]
+    unit = torch.where(scales > 0, scales, 1.0)
+    scaled = x / unit[..., None]
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scales
+
+
+def write_quantized_kv(pages: Tensor, scales: Tensor, slots: Tensor, x: Tensor) -> None:
+    """Write keys or values x [T, Hkv, D] at `slots` [T] int64.
+
+    pages int8 or fp8 (e4m3) [P, page, Hkv, D], scales fp32 [P, page, Hkv].
+    """
+    values, unit = quantize_heads(x, pages.dtype)
+    # As bytes: torch has no such copy of fp8 values on every device.
+    target, source = pages.view(torch.int8), values.view(torch.int8)
+    target.flatten(0, 1).index_copy_(0, slots, source)
+    scales.flatten(0, 1).index_copy_(0, slots, unit)
+
+
 def paged_attention(
     q: Tensor,
     k_pages: Tensor,
@@ -109,13 +141,16 @@ def paged_attention(
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention over paged keys and values, for requests of any mix of lengths.
 
     q [T, Hq, D] fp32; k_pages, v_pages [P, page, Hkv, D]; page_table [B, max_pages] int32;
     cu_seqlens_q [B + 1] int32; seq_lens [B] int32, keys of each request including the new ones,
     whose queries are its last.  Hq is a multiple of Hkv (GQA).  `window` lets a query see that
-    many keys, itself included.  Returns out [T, Hq, D] and lse [T, Hq] (natural log).
+    many keys, itself included.  Pages of fp8 or int8 are values times scales [P, page, Hkv] fp32.
+    Returns out [T, Hq, D] and lse [T, Hq] (natural log).
     """
     starts, lens = cu_seqlens_q.tolist(), seq_lens.tolist()
     groups: dict[int, list[int]] = defaultdict(list)  # requests by their number of rows
@@ -130,8 +165,8 @@ def paged_attention(
         index = (first[:, None] + torch.arange(rows)).flatten()
         o, s = _attend(
             q[index].view(len(members), rows, *q.shape[1:]),
-            k_pages,
-            v_pages,
+            (k_pages, k_scales),
+            (v_pages, v_scales),
             page_table[members],
             torch.tensor([lens[b] for b in members]),
             scale,
@@ -193,8 +228,8 @@ def general_attention(
 
 def _attend(
     q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
+    keys: Pages,
+    values: Pages,
     page_table: Tensor,
     lens: Tensor,
     scale: float,
@@ -202,7 +237,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Attention of B requests with n rows each: q [B, n, Hq, D] -> out, lse [B, n, Hq]."""
     batch, n, hq, dim = q.shape
-    page, hkv = k_pages.shape[1], k_pages.shape[2]
+    page, hkv = keys[0].shape[1], keys[0].shape[2]
     group = hq // hkv
     rows = _padded_rows(n * group)
     # [B * Hkv, rows, D]: the query heads of a KV head are rows of one product.
@@ -221,7 +256,7 @@ def _attend(
     begin = 0 if window is None else max(0, int(lens.min()) - n + 1 - window) // SPLIT
     for split in range(begin, -(-int(lens.max()) // SPLIT)):
         table = page_table[:, split * pages_per_split : (split + 1) * pages_per_split]
-        k, v = _gather(k_pages, table), _gather(v_pages, table)
+        k, v = _gather(*keys, table), _gather(*values, table)
         key = split * SPLIT + torch.arange(SPLIT)
         seen = key <= position
         if window is not None:
@@ -246,9 +281,14 @@ def _attend(
     return rows_first(out), rows_first(lse)
 
 
-def _gather(pages: Tensor, table: Tensor) -> Tensor:
+def _gather(pages: Tensor, scales: Tensor | None, table: Tensor) -> Tensor:
     """Pages [P, page, Hkv, D] by table [B, m] -> [B * Hkv, SPLIT, D], zero behind the table."""
-    x = pages[table.long()].flatten(1, 2).permute(0, 2, 1, 3)
+    if scales is None:
+        x = pages[table.long()]
+    else:
+        x = pages.view(torch.int8)[table.long()].view(pages.dtype).float()
+        x = x * scales[table.long()][..., None]
+    x = x.flatten(1, 2).permute(0, 2, 1, 3)
     if x.shape[2] < SPLIT:
         x = torch.nn.functional.pad(x, (0, 0, 0, SPLIT - x.shape[2]))
     return x.flatten(0, 1)

@@ -12,10 +12,15 @@ import torch
 from sgen.errors import InvalidRequestError
 from sgen.kernels import isa, native
 
-KVCacheDtype = Literal["fp32", "bf16", "int8"]
+KVCacheDtype = Literal["fp32", "bf16", "int8", "fp8"]
 ComputePath = Literal["auto", "native", "torch"]
 
 MAX_THREADS = 1024
+
+_KV_DTYPES: dict[str, tuple[KVCacheDtype, ...]] = {  # the first is the default
+    "native": ("bf16", "fp32", "int8"),
+    "torch": ("fp32", "int8", "fp8"),
+}
 
 
 class Compute(msgspec.Struct, frozen=True):
@@ -24,8 +29,8 @@ class Compute(msgspec.Struct, frozen=True):
     `path`: "native" is C on quantized weights and activations (fast); "torch" dequantizes all
     weights to fp32 (exact, and several times slower); "auto" is native where this machine has
     it.  `threads`: default `SGEN_THREADS`, else what torch takes (the cores, or OMP_NUM_THREADS).
-    `kv_cache_dtype`: how keys and values are kept, default "bf16" (with the torch path "fp32", its
-    only one).
+    `kv_cache_dtype`: how keys and values are kept.  The native path has bf16 (its default), fp32
+    and int8, the torch path fp32 (its default), int8 and fp8 (e4m3).
     """
 
     path: ComputePath = "auto"
@@ -38,12 +43,25 @@ class Compute(msgspec.Struct, frozen=True):
             _check("kv_cache_dtype", self.kv_cache_dtype, get_args(KVCacheDtype))
         if self.threads is not None:
             _check_threads("threads", self.threads)
-        if self.path == "torch" and self.kv_cache_dtype not in (None, "fp32"):
-            raise InvalidRequestError(
-                f"the torch path keeps keys and values in fp32, not {self.kv_cache_dtype}",
-                param="kv_cache_dtype",
-                hint="leave kv_cache_dtype out, or choose the native path",
-            )
+        if self.path == "torch":
+            self.kv_dtype("torch")
+        elif self.kv_cache_dtype is not None:
+            self.kv_dtype("native")
+
+    def kv_dtype(self, path: Literal["native", "torch"]) -> KVCacheDtype:
+        """How a model on this path keeps keys and values; InvalidRequestError if it cannot."""
+        known = _KV_DTYPES[path]
+        if self.kv_cache_dtype is None:
+            return known[0]
+        if self.kv_cache_dtype in known:
+            return self.kv_cache_dtype
+        other = "native" if path == "torch" else "torch"
+        raise InvalidRequestError(
+            f"the {path} path keeps keys and values in {', '.join(known)}, "
+            f"not in {self.kv_cache_dtype}",
+            param="kv_cache_dtype",
+            hint=f"choose one of these, or the {other} path (compute)",
+        )
 
     def num_threads(self) -> int:
         """How many threads a step runs on."""
@@ -88,7 +106,7 @@ class Compute(msgspec.Struct, frozen=True):
 
     def _refuse(self, reason: str) -> None:
         """InvalidRequestError if something was asked for that only the native path has."""
-        if self.path == "native" or self.kv_cache_dtype in ("bf16", "int8"):
+        if self.path == "native" or self.kv_cache_dtype not in (None, *_KV_DTYPES["torch"]):
             raise InvalidRequestError(
                 f"the native path cannot be had: {reason}",
                 param="compute",

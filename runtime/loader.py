@@ -73,7 +73,12 @@ def _model(
     if library is None:
         torch.set_num_threads(compute.num_threads())
         weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
-        return Decoder(config, weights, progress=lambda n, of: progress("dequantizing", n, of))
+        return Decoder(
+            config,
+            weights,
+            kv_cache_dtype=compute.kv_dtype("torch"),
+            progress=lambda n, of: progress("dequantizing", n, of),
+        )
     packed = packed_weights(source, config, lambda n, of: progress("reading", n, of))
     return NativeDecoder(
         library,
@@ -81,7 +86,7 @@ def _model(
         packed,
         isa=isa.chosen() or "",
         threads=compute.num_threads(),
-        kv_cache_dtype=compute.kv_cache_dtype or "bf16",
+        kv_cache_dtype=compute.kv_dtype("native"),
     )
 
 

@@ -31,7 +31,8 @@ needs_native = pytest.mark.skipif(
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype"),
         ({"threads": 0}, "threads"),
         ({"threads": 1025}, "threads"),
-        ({"path": "torch", "kv_cache_dtype": "int8"}, "kv_cache_dtype"),
+        ({"kv_cache_dtype": "fp16"}, "kv_cache_dtype"),
+        ({"path": "torch", "kv_cache_dtype": "bf16"}, "kv_cache_dtype"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], param: str) -> None:
@@ -94,7 +95,7 @@ def test_without_native_code_the_torch_path_is_taken(
 ) -> None:
     monkeypatch.setattr(module.isa, "load", lambda name: None)
     assert isinstance(load_model(smollm2_path).model, Decoder)
-    for asked in (Compute("native"), Compute(kv_cache_dtype="int8")):
+    for asked in (Compute("native"), Compute(kv_cache_dtype="bf16")):
         with pytest.raises(InvalidRequestError, match="native path") as caught:
             asked.library()
         assert "torch" in caught.value.hint
@@ -135,7 +136,7 @@ def test_a_shape_that_the_native_path_has_not(
     monkeypatch.setattr(loader, "runs", lambda config: False)
     with pytest.warns(RuntimeWarning, match="heads of 64 dimensions: the torch path"):
         assert isinstance(load_model(smollm2_path).model, Decoder)
-    for asked in (Compute("native"), Compute(kv_cache_dtype="int8")):
+    for asked in (Compute("native"), Compute(kv_cache_dtype="bf16")):
         with pytest.raises(InvalidRequestError, match="heads of 64 dimensions"):
             load_model(smollm2_path, compute=asked)
 

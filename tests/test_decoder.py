@@ -85,7 +85,7 @@ def ours(
     with open_source(folder) as source:
         config = read_config(source)
         if path == "torch":
-            return Decoder(config, load_weights(source, config))
+            return Decoder(config, load_weights(source, config), kv_cache_dtype=kind)
         library = Compute().library()
         if library is None:
             pytest.skip("there is no native code on this machine")
@@ -160,10 +160,31 @@ def test_two_threads_with_caches_of_their_own(path: ComputePath, tmp_path: Path)
     assert not wrong
 
 
-@each_path
-def test_copied_pages_hold_the_same_keys_and_values(path: ComputePath, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("fp8", 0.06)])
+def test_quantized_keys_and_values_change_little(
+    kind: KVCacheDtype, bound: float, tmp_path: Path
+) -> None:
+    """Relative to the spread of the logits; and a request's bits do not depend on its company."""
+    reference("llama").save_pretrained(tmp_path)
+    exact, model = ours(tmp_path, "torch"), ours(tmp_path, "torch", kind)
+    tokens = torch.randint(0, 320, (200,), generator=torch.Generator().manual_seed(4)).tolist()
+    want = exact.forward(batch_of([tokens]), exact.allocate(13))
+    got = model.forward(batch_of([tokens]), model.allocate(13))
+    error = float((got - want).std() / want.std())
+    assert 0 < error < bound
+    crowd = model.forward(batch_of([tokens[:9], tokens]), model.allocate(20))
+    assert torch.equal(crowd[9:], got)
+    assert model.kv_bytes_per_token < exact.kv_bytes_per_token / 3
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("torch", "fp32"), ("torch", "int8"), ("torch", "fp8"), ("native", "bf16")]
+)
+def test_copied_pages_hold_the_same_keys_and_values(
+    path: ComputePath, kind: KVCacheDtype, tmp_path: Path
+) -> None:
     reference("qwen3").save_pretrained(tmp_path)
-    model = ours(tmp_path, path)
+    model = ours(tmp_path, path, kind)
     tokens = list(range(40))
     cache = model.allocate(8)
     want = model.forward(batch_of([tokens]), cache)[-1].clone()

@@ -170,3 +170,38 @@ def test_rope_rotates_pairs_and_passes_the_rest() -> None:
     torch.testing.assert_close(y[..., :3], pairs.real)
     torch.testing.assert_close(y[..., 3:6], pairs.imag)
     assert torch.equal(y[..., 6:], x[..., 6:])
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(torch.int8, 1 / 254), (torch.float8_e4m3fn, 1 / 16)])
+def test_quantized_heads_are_near_and_keep_their_largest(dtype: torch.dtype, step: float) -> None:
+    x = torch.randn(50, 3, 8) * torch.logspace(-6, 6, 50)[:, None, None]
+    x[7] = 0
+    values, scales = ops.quantize_heads(x, dtype)
+    assert values.dtype == dtype
+    assert scales.shape == (50, 3)
+    back = values.float() * scales[..., None]
+    largest = x.abs().amax(-1, keepdim=True)
+    assert ((back - x).abs() <= largest * step * 1.001).all()
+    torch.testing.assert_close(back.abs().amax(-1, keepdim=True), largest)
+    assert not back[7].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_attention_on_quantized_pages_is_that_on_their_values(dtype: torch.dtype) -> None:
+    k, v, slots = torch.randn(40, 2, 8), torch.randn(40, 2, 8), torch.randperm(64)[:40]
+    pages = torch.zeros(2, 4, PAGE, 2, 8).to(dtype)
+    scales = torch.zeros(2, 4, PAGE, 2)
+    for i, x in enumerate((k, v)):
+        ops.write_quantized_kv(pages[i], scales[i], slots, x)
+    plain = pages.float() * scales[..., None]
+    written = ops.quantize_heads(k, dtype)
+    torch.testing.assert_close(
+        plain[0].flatten(0, 1)[slots], written[0].float() * written[1][..., None], rtol=0, atol=0
+    )
+    q, table = torch.randn(5, 4, 8), torch.tensor([[2, 0, 3, 1]], dtype=torch.int32)
+    starts, lens = torch.tensor([0, 5]).int(), torch.tensor([64]).int()
+    got = ops.paged_attention(
+        q, *pages, table, starts, lens, scale=0.3, k_scales=scales[0], v_scales=scales[1]
+    )
+    want = ops.paged_attention(q, *plain, table, starts, lens, scale=0.3)
+    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))

@@ -15,24 +15,51 @@ from torch import Tensor
 
 from sgen.kernels import reference as ops
 from sgen.runtime.batch import PAGE_SIZE, Batch, KVCache
+from sgen.runtime.compute import KVCacheDtype
 from sgen.runtime.config import ModelConfig
 from sgen.runtime.models.rope import Rope
 from sgen.runtime.quant import QuantTensor
 from sgen.runtime.weights import Weights
 
+_DTYPES: dict[KVCacheDtype, torch.dtype] = {
+    "fp32": torch.float32,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+}
+
 
 class PagedKV:
-    """Keys and values [layers, pages, PAGE_SIZE, Hkv, D] fp32, one page table for all layers."""
+    """Keys and values [layers, pages, PAGE_SIZE, Hkv, D], one page table for all layers.
 
-    def __init__(self, config: ModelConfig, num_pages: int) -> None:
+    fp32, or int8 or fp8 (e4m3) with one fp32 scale for each token and KV head.
+    """
+
+    def __init__(self, config: ModelConfig, num_pages: int, dtype: KVCacheDtype = "fp32") -> None:
         shape = (config.num_layers, num_pages, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        self.keys = torch.zeros(shape)
-        self.values = torch.zeros(shape)
+        self.keys = torch.zeros(shape, dtype=_DTYPES[dtype])
+        self.values = torch.zeros(shape, dtype=_DTYPES[dtype])
         self.num_pages = num_pages
+        self.scales: tuple[Tensor, Tensor] | None = None  # of keys, of values
+        if dtype != "fp32":
+            self.scales = torch.zeros(shape[:-1]), torch.zeros(shape[:-1])
 
     def copy_page(self, source: int, target: int) -> None:
-        self.keys[:, target] = self.keys[:, source]
-        self.values[:, target] = self.values[:, source]
+        for x in (self.keys.view(torch.uint8), self.values.view(torch.uint8), *(self.scales or ())):
+            x[:, target] = x[:, source]
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """k and v fp32 [T, Hkv, D] at `slots` int64 [T]."""
+        if self.scales is None:
+            ops.write_kv(self.keys[layer], self.values[layer], slots, k, v)
+            return
+        for pages, scales, x in zip((self.keys, self.values), self.scales, (k, v), strict=True):
+            ops.write_quantized_kv(pages[layer], scales[layer], slots, x)
+
+    def scales_of(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Of the layer's keys and values [pages, PAGE_SIZE, Hkv]."""
+        if self.scales is None:
+            return None, None
+        return self.scales[0][layer], self.scales[1][layer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +86,12 @@ class Decoder:
         config: ModelConfig,
         weights: Weights,
         *,
+        kv_cache_dtype: KVCacheDtype = "fp32",
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """`progress(layers done, layers)` tells of the dequantization."""
         self.config = config
+        self._kv_dtype = kv_cache_dtype
         self._rope = Rope(config.rope)
         self._embedding = _dense(weights["model.embed_tokens.weight"])
         self._layers = []
@@ -83,14 +112,17 @@ class Decoder:
 
     @property
     def description(self) -> str:
-        return f"torch fp32, {torch.get_num_threads()} threads"
+        kv = "" if self._kv_dtype == "fp32" else f", KV {self._kv_dtype}"
+        return f"torch fp32, {torch.get_num_threads()} threads{kv}"
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return 2 * 4 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim
+        c = self.config
+        head = 4 * c.head_dim if self._kv_dtype == "fp32" else c.head_dim + 4  # with its scale
+        return 2 * c.num_layers * c.num_kv_heads * head
 
     def allocate(self, num_pages: int) -> PagedKV:
-        return PagedKV(self.config, num_pages)
+        return PagedKV(self.config, num_pages, self._kv_dtype)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -120,7 +152,8 @@ class Decoder:
         if layer.q_norm is not None and layer.k_norm is not None:
             q = ops.rms_norm(q, layer.q_norm, c.norm_eps)
             k = ops.rms_norm(k, layer.k_norm, c.norm_eps)
-        ops.write_kv(kv.keys[i], kv.values[i], batch.slots, ops.rope(k, cos, sin), v)
+        kv.write(i, batch.slots, ops.rope(k, cos, sin), v)
+        k_scales, v_scales = kv.scales_of(i)
         out, _ = ops.paged_attention(
             ops.rope(q, cos, sin),
             kv.keys[i],
@@ -130,6 +163,8 @@ class Decoder:
             batch.seq_lens,
             scale=c.head_dim**-0.5,
             window=c.sliding_window,
+            k_scales=k_scales,
+            v_scales=v_scales,
         )
         return ops.linear(out.flatten(1), layer.o, layer.o_bias)
 
