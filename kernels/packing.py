@@ -75,13 +75,14 @@ class Coding:
 class Parts:
     """Quantized weights taken apart: n blocks of 32 (SCALE_HALF) or 256 (SCALE_SUPER).
 
-    `integers` uint8 [n, block]; `scale` fp16 [n] (d of a super-block); `minimum` fp16 [n] (dmin),
-    where the coding has one.  Super-blocks have integers of their groups as well: `scales` int8
-    and `minima` uint8 [n, 256 / group].  What a weight is, `Coding` and decoder.h say.
+    `integers` uint8 [n, block]; `scale` fp16 [n] (d of a super-block), or fp32 if each of them is
+    an fp16 value where its block is not 0 (that is checked when it is packed); `minimum` fp16 [n]
+    (dmin), where the coding has one.  Super-blocks have integers of their groups as well: `scales`
+    int8 and `minima` uint8 [n, 256 / group].  What a weight is, `Coding` and decoder.h say.
     """
 
     integers: Bytes
-    scale: npt.NDArray[np.float16]
+    scale: npt.NDArray[np.float16] | npt.NDArray[np.float32]
     minimum: npt.NDArray[np.float16] | None = None
     scales: npt.NDArray[np.int8] | None = None
     minima: Bytes | None = None
@@ -237,7 +238,7 @@ def _place(parts: Parts, coding: Coding, rows: int, out: Blocks) -> None:
         if values is not None:
             if not np.isfinite(values).all():
                 raise ValueError("a scale is infinite or NaN")
-            out[name] = tiled(values).swapaxes(1, 2)
+            out[name] = tiled(_halves(values, parts, coding)).swapaxes(1, 2)
     inner = out["blocks"] if coding.scale == SCALE_SUPER else out[:, :, None]
     words = tiled(parts.integers).view(np.uint32)
     words = words.reshape(-1, TILE, *inner.shape[1:], 8).transpose(4, 0, 2, 3, 1)
@@ -246,6 +247,18 @@ def _place(parts: Parts, coding: Coding, rows: int, out: Blocks) -> None:
         if small is not None:
             groups = tiled(small).reshape(-1, TILE, *inner.shape[1:], GROUP // coding.group)
             inner[name] = groups.transpose(0, 2, 3, 4, 1)
+
+
+def _halves(values: Array, parts: Parts, coding: Coding) -> npt.NDArray[np.float16]:
+    """Scales as they are stored; ValueError if one of a block that matters is no fp16 number."""
+    if values.dtype == np.float16:
+        return values
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    lost = halves != values
+    if lost.any() and (parts.integers[lost] != coding.zero).any():
+        raise ValueError("a scale does not fit fp16")
+    return np.where(lost, np.float16(0), halves)
 
 
 def _store(quads: npt.NDArray[np.uint64], bits: int, out: Blocks) -> None:

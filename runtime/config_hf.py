@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 from sgen.errors import UnsupportedModelError
+from sgen.runtime.checkpoint import quantization
 from sgen.runtime.config import (
     MAX_CONTEXT,
     MAX_LAYERS,
@@ -71,7 +72,7 @@ def config_from_hf(values: Mapping[str, object], path: str = "config.json") -> M
     architecture: Architecture = next(a for a in get_args(Architecture) if a == kind)
     _refuse(fields, _NEUTRAL)
     _refuse_class(fields, _CLASSES[kind])
-    _refuse_quantized(fields)
+    quantization(values, path)  # which refuses what does not run
     return _read(fields, architecture)
 
 
@@ -91,18 +92,6 @@ def _refuse_class(fields: Fields, expected: str) -> None:
         raise UnsupportedModelError(
             f"{fields.path}: architectures is {str(names)[:80]}, only {expected} runs here"
         )
-
-
-def _refuse_quantized(fields: Fields) -> None:
-    for key in ("quantization_config", "compression_config"):
-        value = fields.get(key)
-        if value is not None:
-            method = value.get("quant_method") if isinstance(value, dict) else None
-            name = str(method or "an unnamed method")[:40]
-            raise UnsupportedModelError(
-                f"{fields.path}: {key}: weights quantized by {name} do not run here",
-                hint="take the same model unquantized, or as GGUF",
-            )
 
 
 def _read(fields: Fields, architecture: Architecture) -> ModelConfig:

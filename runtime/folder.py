@@ -24,8 +24,18 @@ from torch import Tensor
 
 from sgen.errors import ModelFileError, UnsupportedModelError
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Dtypes that run, by their names in a safetensors file."""
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""Dtypes of tensors that sgen reads, by their names in a safetensors file; which of them may stand
+where, weights.py and checkpoint.py say."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -193,6 +203,6 @@ def _list(path: Path, shard: Any) -> Iterator[FolderTensor]:
         if dtype not in DTYPES:
             raise UnsupportedModelError(
                 f"{path}: tensor {name[:80]} is {dtype}, which sgen does not run",
-                hint=f"dtypes that run: {', '.join(DTYPES)}",
+                hint=f"dtypes that it reads: {', '.join(DTYPES)}",
             )
         yield FolderTensor(name, shape, dtype, path.name)

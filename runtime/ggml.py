@@ -45,6 +45,7 @@ _Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("qs", "u1", 16)])
 _Q5_0 = np.dtype([("d", "<f2"), ("qh", "u1", 4), ("qs", "u1", 16)])
 _Q5_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("qh", "u1", 4), ("qs", "u1", 16)])
 _Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
+_MXFP4 = np.dtype([("e", "u1"), ("qs", "u1", 16)])
 _IQ4_NL = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 
 
@@ -103,6 +104,17 @@ def _split_iq4_nl(blocks: Blocks) -> Parts:
     return Parts(by_codebook(_nibbles(blocks)), unpack(blocks, "d"))
 
 
+_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+"""Twice the values of FP4 (OCP Microscaling Formats 1.0), by their codes."""
+
+
+def _split_mxfp4(blocks: Blocks) -> Parts:
+    """The scale is 2^(e - 127) of the whole values, so 2^(e - 128) of twice the values."""
+    integers = _E2M1[_nibbles(blocks)]
+    scale = np.ldexp(np.float32(1), unpack(blocks, "e").astype(np.int32) - 128)
+    return Parts(integers.view(np.uint8) ^ np.uint8(128), scale.reshape(-1))
+
+
 GGML_TYPES = {
     0: GGMLType("F32", 1, _F32, Coding(FLOAT_SINGLE)),
     1: GGMLType("F16", 1, _F16, Coding(FLOAT_HALF)),
@@ -118,6 +130,7 @@ GGML_TYPES = {
     14: GGMLType("Q6_K", 256, ggml_k.Q6_K, ggml_k.Q6_K_CODING, ggml_k.split_q6_k),
     20: GGMLType("IQ4_NL", 32, _IQ4_NL, Coding(8, zero=128), _split_iq4_nl),
     23: GGMLType("IQ4_XS", 256, ggml_k.IQ4_XS, ggml_k.IQ4_XS_CODING, ggml_k.split_iq4_xs),
+    39: GGMLType("MXFP4", 32, _MXFP4, Coding(8, zero=128), _split_mxfp4),
     30: GGMLType("BF16", 1, _BF16, Coding(FLOAT_BFLOAT)),
 }
 """The types that sgen runs, by their number in a file."""
@@ -139,7 +152,6 @@ UNSUPPORTED_TYPES = {
     29: "IQ1_M",
     34: "TQ1_0",
     35: "TQ2_0",
-    39: "MXFP4",
     40: "NVFP4",
 }
 """Names of types that exist and that sgen does not run."""
@@ -193,7 +205,7 @@ def _decode(parts: Parts, coding: Coding, out: Floats) -> None:
         groups += minima
 
 
-def _of_groups(outer: npt.NDArray[np.float16], small: npt.NDArray[Any] | None) -> Floats:
+def _of_groups(outer: npt.NDArray[Any], small: npt.NDArray[Any] | None) -> Floats:
     """fp32 [n, groups, 1]: the numbers of blocks [n], times those of their groups."""
     values = outer.astype(np.float32)[:, None]
     if small is not None:

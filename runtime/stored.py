@@ -36,21 +36,23 @@ class Grouped:
 
     def dequantize(self) -> Tensor:
         """fp32 [N, K]."""
-        q = self.integers if self.bits == 8 else nibbles(self.integers)
-        columns = torch.arange(q.shape[1]) // self.group_size
-        group = columns if self.group_of is None else self.group_of.long()
-        return (q.to(torch.int16) - self.zeros[:, group]).float() * self.scales.float()[:, group]
+        return self.dequantize_rows(torch.arange(len(self.integers)))
 
-    def rows(self, index: Tensor) -> Grouped:
-        """The rows of the given indices, int64 [T]."""
-        return Grouped(
-            self.bits,
-            self.integers[index],
-            self.scales[index],
-            self.zeros[index],
-            self.group_size,
-            self.group_of,
-        )
+    def dequantize_rows(self, index: Tensor) -> Tensor:
+        """fp32 [T, K] of the rows int64 [T]."""
+        return self.centred(index).float() * self.scales[index].float()[:, self.groups()]
+
+    def centred(self, index: Tensor) -> Tensor:
+        """Integers less their zero points, int16 [T, K], of the rows int64 [T]."""
+        q = self.integers[index]
+        q = q if self.bits == 8 else nibbles(q)
+        return q.to(torch.int16) - self.zeros[index][:, self.groups()]
+
+    def groups(self) -> Tensor:
+        """The group of each column, int64 [K]."""
+        if self.group_of is not None:
+            return self.group_of.long()
+        return torch.arange(self.integers.shape[1] * 8 // self.bits) // self.group_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ the decoder knows one order only (llama.cpp's `convert_hf_to_gguf.py`, `LlamaMod
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sgen.errors import ModelFileError, UnsupportedModelError
+from sgen.runtime.checkpoint import StoredMatrix, stored_matrix
 from sgen.runtime.config import ModelConfig
 from sgen.runtime.config_gguf import config_from_gguf
 from sgen.runtime.config_hf import config_from_hf
@@ -40,7 +42,10 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _PAGE = 4096  # bytes of a page of memory, or a divisor of them
 _PLAIN = ("F32", "F16", "BF16")
-_HARMLESS = re.compile(r"rope_freqs\.weight|(model\.layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_HARMLESS = re.compile(
+    r"rope_freqs\.weight|(model\.layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+    r"|model\.layers\.\d+\.self_attn\.[kv]_(scale|zero_point)"  # for a KV cache that is not ours
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +139,24 @@ def checked_weights(source: Source, config: ModelConfig) -> list[Expected]:
 
     Errors as `load_weights` has them; nothing but the headers is read.
     """
-    expected = []
+    expected: list[Expected] = []
+    known: set[str] = set()
     for entry in _expected(config):
         name = stored_name(source, entry)
+        expected.append(entry)
+        quantized = _quantized(source, entry)
+        if quantized is not None:
+            known.update(quantized.names)
+            continue
         tensor = source.tensors.get(name)
         if tensor is None:
             _fail(source, name, f"is missing; expected the shape {list(entry.shape)}")
         if tensor.shape != entry.shape:
             _fail(source, name, f"has the shape {list(tensor.shape)}, not {list(entry.shape)}")
-        if len(entry.shape) == 1 and _type_name(source, name) not in _PLAIN:
+        is_plain = len(entry.shape) == 1 or isinstance(source, HFFolder)
+        if is_plain and _type_name(source, name) not in _PLAIN:
             _fail(source, name, f"is {_type_name(source, name)}, not one of {', '.join(_PLAIN)}")
-        expected.append(entry)
-    known = {stored_name(source, entry) for entry in expected}
+        known.add(name)
     if config.tie_embeddings:
         known.add("lm_head.weight")  # a copy of the embedding, which some files have
     for name in source.tensors:
@@ -154,6 +165,13 @@ def checked_weights(source: Source, config: ModelConfig) -> list[Expected]:
                 f"{source.path}: the decoder would leave out the tensor {name[:80]}"
             )
     return expected
+
+
+def _quantized(source: Source, entry: Expected) -> StoredMatrix | None:
+    """How a folder stores a matrix that its checkpoint has quantized."""
+    if len(entry.shape) != 2 or isinstance(source, GGUFFile):
+        return None
+    return stored_matrix(source, entry.name, (entry.shape[0], entry.shape[1]))
 
 
 def _fail(source: Source, name: str, message: str) -> NoReturn:
@@ -175,15 +193,18 @@ def stored_bytes(source: Source, entry: Expected) -> int:
     """Its size in the file."""
     if isinstance(source, GGUFFile):
         return source.tensors[entry.gguf_name].nbytes
-    elements = 1
-    for size in entry.shape:
-        elements *= size
-    return elements * DTYPES[source.tensors[entry.name].dtype].itemsize
+    quantized = _quantized(source, entry)
+    names = (entry.name,) if quantized is None else quantized.names
+    tensors = (source.tensors[name] for name in names)
+    return sum(math.prod(t.shape) * DTYPES[t.dtype].itemsize for t in tensors)
 
 
 def _matrix(source: Source, config: ModelConfig, entry: Expected) -> QuantTensor:
     rows, columns = entry.shape
     if isinstance(source, HFFolder):
+        quantized = _quantized(source, entry)
+        if quantized is not None:
+            return QuantTensor((rows, columns), quantized.load())
         tensor = source.tensor(entry.name)
         _touch(tensor.view(torch.uint8).reshape(-1).numpy())
         return QuantTensor((rows, columns), tensor, tensor.dtype)

@@ -105,13 +105,15 @@ class GGUFBuilder:
 
 
 def random_blocks(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Stored:
-    """A tensor of random bytes whose fp16 scales are small and finite."""
+    """A tensor of random bytes whose scales are small and finite."""
     ggml_type = GGML_TYPES[TYPE_NUMBERS[kind]]
     blocks = int(np.prod(shape)) // ggml_type.block_size
     raw = rng.integers(0, 256, (blocks, ggml_type.block_bytes), np.uint8).view(ggml_type.layout)
     for scale in ("d", "m", "dmin"):
         if scale in (ggml_type.layout.names or ()):
             raw[scale] = rng.normal(0, 0.02, raw.shape)
+    if "e" in (ggml_type.layout.names or ()):  # an exponent: so small that fp16 has it
+        raw["e"] = rng.integers(115, 125, raw.shape)
     if kind in ("F32", "F16"):
         raw["x"] = rng.normal(0, 0.05, raw.shape)
     if kind == "BF16":

@@ -205,7 +205,7 @@ def hostile_header(raw: bytes, rng: random.Random) -> bytes:
         name = rng.choice(list(header))
         field = rng.choice(("dtype", "shape", "data_offsets", "new"))
         numbers = [rng.choice((-1, 1, 32, *EXTREMES)) for _ in range(rng.randrange(4))]
-        types = ("F32", "F16", "BF16", "I8", "F64", "BOOL", "F4", "F8_E4M3", "C64", "I32")
+        types = ("F32", "F16", "BF16", "I8", "F64", "BOOL", "F4", "F8_E4M3", "C64", "I32", "U32")
         value = rng.choice((numbers, rng.choice(types), rng.choice(HOSTILE)))
         match rng.randrange(4):
             case 0:
