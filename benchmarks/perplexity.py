@@ -35,6 +35,8 @@ GOAL = 0.005
 
 PATHS = {
     "torch fp32": Compute("torch"),
+    "torch, KV int8": Compute("torch", kv_cache_dtype="int8"),
+    "torch, KV fp8": Compute("torch", kv_cache_dtype="fp8"),
     "native, KV fp32": Compute("native", kv_cache_dtype="fp32"),
     "native, KV bf16": Compute("native", kv_cache_dtype="bf16"),
     "native, KV int8": Compute("native", kv_cache_dtype="int8"),
