@@ -168,7 +168,7 @@ def main() -> None:
         show(msgspec.json.decode(args.kept.read_bytes(), type=Report), args.chart)
         return
     path = resolve_model(args.model)
-    compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
+    compute = Compute(args.compute, args.threads, args.kv_cache_dtype, args.deterministic)
     report = new_report(args, path, compute)
     if args.peers_from:
         take_peers(report, args.peers_from)

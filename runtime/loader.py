@@ -1,7 +1,7 @@
 """From a path to a model that is ready to run: config, tokenizer, weights, in this order.
 
-Where the native code can be had, weights come packed from the saved cache (packed.py) if this
-model was loaded before; else the torch decoder has them dequantized.
+On a GPU, weights are put there.  Where the native code can be had, they come packed from the saved
+cache (packed.py) if this model was loaded before; else the torch decoder has them dequantized.
 
 What is cheap to check comes first, so that an unsupported model is refused before any weight is
 read.
@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from sgen.errors import UnsupportedModelError
 from sgen.kernels import isa
 from sgen.runtime import memory
 from sgen.runtime.compute import Compute
@@ -26,6 +28,11 @@ from sgen.runtime.packed import packed_weights
 from sgen.runtime.tokenizer import Tokenizer, tokenizer_from_folder, tokenizer_from_gguf
 from sgen.runtime.weights import Source, load_weights, open_source, read_config
 
+if TYPE_CHECKING:
+    from sgen.runtime.models.triton import TritonDecoder
+
+AnyDecoder: TypeAlias = "Decoder | NativeDecoder | TritonDecoder"
+
 Progress = Callable[[str, int, int], None]
 """Called with the name of the stage, what is done of it, and all of it."""
 
@@ -33,7 +40,7 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     name: str
-    model: Decoder | NativeDecoder
+    model: AnyDecoder
     tokenizer: Tokenizer
 
 
@@ -53,9 +60,7 @@ def load_model(
     return LoadedModel(path.stem if path.suffix == ".gguf" else path.name, model, tokenizer)
 
 
-def _parts(
-    path: Path, progress: Progress, compute: Compute
-) -> tuple[Decoder | NativeDecoder, Tokenizer]:
+def _parts(path: Path, progress: Progress, compute: Compute) -> tuple[AnyDecoder, Tokenizer]:
     source = open_source(path)
     with source:
         config = read_config(source)
@@ -63,22 +68,16 @@ def _parts(
         return _model(source, config, progress, compute), tokenizer
 
 
-def _model(
-    source: Source, config: ModelConfig, progress: Progress, compute: Compute
-) -> Decoder | NativeDecoder:
+def _model(source: Source, config: ModelConfig, progress: Progress, compute: Compute) -> AnyDecoder:
+    device = compute.device()
+    if device is not None:
+        return _on_device(device, source, config, progress, compute)
     library = compute.library()
     if library is not None and not runs(config):
         compute.without_native(f"{source.path} has heads of {config.head_dim} dimensions")
         library = None
     if library is None:
-        torch.set_num_threads(compute.num_threads())
-        weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
-        return Decoder(
-            config,
-            weights,
-            kv_cache_dtype=compute.kv_dtype("torch"),
-            progress=lambda n, of: progress("dequantizing", n, of),
-        )
+        return _torch(source, config, progress, compute)
     packed = packed_weights(source, config, lambda n, of: progress("reading", n, of))
     return NativeDecoder(
         library,
@@ -87,6 +86,38 @@ def _model(
         isa=isa.chosen() or "",
         threads=compute.num_threads(),
         kv_cache_dtype=compute.kv_dtype("native"),
+    )
+
+
+def _torch(source: Source, config: ModelConfig, progress: Progress, compute: Compute) -> Decoder:
+    torch.set_num_threads(compute.num_threads())
+    weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
+    return Decoder(
+        config,
+        weights,
+        kv_cache_dtype=compute.kv_dtype("torch"),
+        progress=lambda n, of: progress("dequantizing", n, of),
+    )
+
+
+def _on_device(
+    device: str, source: Source, config: ModelConfig, progress: Progress, compute: Compute
+) -> TritonDecoder:
+    from sgen.runtime.models import triton  # it comes with the package triton, which may be absent
+
+    if not triton.runs(config):
+        raise UnsupportedModelError(
+            f"{source.path} has heads of {config.head_dim} dimensions, which the triton path has "
+            "not: choose the torch path"
+        )
+    weights = load_weights(source, config, lambda n, of: progress("reading", n, of))
+    return triton.TritonDecoder.on(
+        device,
+        config,
+        weights,
+        kv_cache_dtype=compute.kv_dtype("triton") if device == "cuda" else compute.kv_cache_dtype,
+        deterministic=compute.deterministic,
+        progress=lambda n, of: progress("dequantizing", n, of),
     )
 
 

@@ -117,6 +117,8 @@ def startup_seconds(model: Path, compute: Compute, *, repeat: int = 3) -> float:
         command += ["--threads", str(compute.threads)]
     if compute.kv_cache_dtype is not None:
         command += ["--kv-cache-dtype", compute.kv_cache_dtype]
+    if compute.deterministic:
+        command.append("--deterministic")
     taken = [_first_byte(command) for _ in range(repeat + 1)]
     return statistics.median(taken[1:])
 

@@ -168,14 +168,20 @@ def compute_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: the machine's cores")
     parser.add_argument(
         "--kv-cache-dtype",
-        choices=["fp32", "bf16", "int8"],
-        help="how keys and values are kept (default: bf16)",
+        choices=["fp32", "bf16", "int8", "fp8"],
+        help="how keys and values are kept (default: bf16; fp8: torch and triton only)",
     )
     parser.add_argument(
         "--compute",
-        choices=["auto", "native", "torch"],
+        choices=["auto", "native", "torch", "triton"],
         default="auto",
-        help="C on quantized weights, or torch in fp32 (default: C where it can be compiled)",
+        help="C on quantized weights, torch in fp32, or an NVIDIA GPU in bf16, which is "
+        "untried (default: C where it can be compiled)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits whatever else runs (on a CPU always so)",
     )
 
 
@@ -184,7 +190,7 @@ def _engine(args: argparse.Namespace) -> Callable[[], Engine]:
     from sgen.engine import Engine
     from sgen.runtime.compute import Compute
 
-    compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
+    compute = Compute(args.compute, args.threads, args.kv_cache_dtype, args.deterministic)
     return lambda: Engine.load(args.model, compute=compute)
 
 
@@ -277,7 +283,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     if args.kept:
         return bench.show(args.kept, args.out, args.chart, as_json=args.json)
-    compute = Compute(args.compute, args.threads, args.kv_cache_dtype)
+    compute = Compute(args.compute, args.threads, args.kv_cache_dtype, args.deterministic)
     only = args.only.split(",") if args.only else ()
     options = bench.Options(args.model, tuple(only), args.repeat, args.quick, compute)
     return bench.run(options, args.out, args.chart, as_json=args.json)

@@ -92,9 +92,15 @@ def _row_independence() -> Check:
 
 def _accelerator() -> Check:
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        return Check("accelerator", "note", f"{name}, not used: models run on the CPU for now")
+        text = f"{_gpu()}; models run on the CPU unless compute is triton, which is untried on GPUs"
+        return Check("accelerator", "note", text)
     return Check("accelerator", "note", "none; models run on the CPU")
+
+
+def _gpu() -> str:
+    properties = torch.cuda.get_device_properties(0)
+    memory = properties.total_memory / 2**30
+    return f"{properties.name}, {memory:.0f} GiB, compute {properties.major}.{properties.minor}"
 
 
 def _writable_folder() -> str:

@@ -97,6 +97,7 @@ def serve_command(args: argparse.Namespace) -> int:
         path=args.compute,
         threads=args.threads,
         kv_cache_dtype=args.kv_cache_dtype,
+        deterministic=args.deterministic,
         max_running=args.max_running,
         unknown_keywords=args.unknown_keywords,
     )

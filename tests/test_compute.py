@@ -33,12 +33,33 @@ needs_native = pytest.mark.skipif(
         ({"threads": 1025}, "threads"),
         ({"kv_cache_dtype": "fp16"}, "kv_cache_dtype"),
         ({"path": "torch", "kv_cache_dtype": "bf16"}, "kv_cache_dtype"),
+        ({"path": "native", "kv_cache_dtype": "fp8"}, "kv_cache_dtype"),
+        ({"path": "triton", "kv_cache_dtype": "fp32"}, "kv_cache_dtype"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Compute(**options)
     assert caught.value.param == param
+
+
+def test_where_the_triton_path_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert Compute("triton").device() == "cpu"
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(InvalidRequestError, match="needs an NVIDIA GPU") as caught:
+        Compute("triton").device()
+    assert "TRITON_INTERPRET=1" in caught.value.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Compute("triton", kv_cache_dtype="fp8").device() == "cuda"
+    assert Compute().device() is None, "it must be asked for"
+    assert Compute("native").device() is Compute("torch").device() is None
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidRequestError, match="not installed") as caught:
+        Compute("triton").device()
+    assert "sgen[gpu]" in caught.value.hint
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from sgen.runtime.config import RopeConfig
 class Rope:
     """cos and sin tables [T, R/2] for given positions."""
 
-    def __init__(self, config: RopeConfig) -> None:
-        self._frequencies = frequencies(config)
+    def __init__(self, config: RopeConfig, device: torch.device | str = "cpu") -> None:
+        self._frequencies = frequencies(config).to(device)
         # Only yarn scales the amplitude; in the others it is 1.
         self._amplitude = config.attention_factor if config.kind == "yarn" else 1.0
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions int64 [T] -> cos, sin fp32 [T, R/2]."""
+        """positions int64 [T] -> cos, sin fp32 [T, R/2], on the device of both."""
         angles = positions.to(torch.float32)[:, None] * self._frequencies
         return angles.cos() * self._amplitude, angles.sin() * self._amplitude
 

@@ -26,9 +26,8 @@ from sgen.server.link import EngineOptions
 
 def load(options: EngineOptions, progress: Progress, deliver: Callable[[], None]) -> CallbackEngine:
     """The engine that the options describe; errors as `Engine.load` has them."""
-    compute = msgspec.convert(
-        _given(options, path="path", threads="threads", kv_cache_dtype="kv_cache_dtype"), Compute
-    )
+    how = ("path", "threads", "kv_cache_dtype", "deterministic")
+    compute = msgspec.convert(_given(options, **{name: name for name in how}), Compute)
     step = ("max_running", "max_batch_tokens", "prefill_chunk")
     limits = Limits(**_given(options, **{name: name for name in step}))
     compile_limits = CompileLimits(

@@ -53,6 +53,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, tag="options"):
     path: str = "auto"
     threads: int | None = None
     kv_cache_dtype: str | None = None
+    deterministic: bool = False
     max_running: int | None = None
     max_batch_tokens: int | None = None
     prefill_chunk: int | None = None
