@@ -1,4 +1,5 @@
-"""The command line: `sgen run | generate | chat | serve | grammar | pull | doctor | bench`.
+"""The command line: `sgen run | generate | chat | serve | grammar | pull | quantize | doctor |
+bench`.
 
 Errors go to stderr as one message with its remedy, and the exit status is 1; with `--json` they
 are an object on stdout, as results are.  Wrong usage exits with 2.
@@ -17,6 +18,7 @@ import sgen
 from sgen.errors import SgenError
 from sgen.grammar_files import KINDS
 from sgen.protocol import SamplingParams
+from sgen.quantize_command import quantize_command, quantize_options
 from sgen.serve_command import serve_command, serve_options
 from sgen.terminal import show_error
 
@@ -95,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
     pull = _command(commands, "pull", "fetch a model into the cache", _pull)
     pull.add_argument("name", nargs="?", default="smollm2")
+
+    quantize_options(_command(commands, "quantize", "make a smaller model file", quantize_command))
 
     doctor = _command(commands, "doctor", "check that everything works here", _doctor)
     doctor.add_argument("--model", help="check this model instead of the default one")
